@@ -1,0 +1,1 @@
+"""What operator, coordinator, agents and ranks say to each other: plain values, no I/O."""

@@ -1,0 +1,147 @@
+"""Between agents and the coordinator: JSON messages on one WebSocket per agent (`GET /agent`)."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+
+from reknit.protocol.base import PROTOCOL_VERSION, Endpoint, Generation, Message
+from reknit.protocol.outcome import Conclusion, ProcessExit
+from reknit.protocol.ranks import FromRank, Phase
+
+
+class SlotReport(Message):
+    """One place for a process on an agent, numbered by local rank."""
+
+    slot: int
+    pid: int | None = None
+    """None while no process runs."""
+    generation: Generation | None = None
+    """The generation the process belongs to."""
+    rank: int | None = None
+    phase: Phase | None = None
+    step: int = 0
+    silent_seconds: float = 0.0
+    """Since the process' own heartbeat thread was last heard."""
+
+
+class Register(Message):
+    """Agent to coordinator, first message of a connection."""
+
+    kind: Literal["register"] = "register"
+    version: int = PROTOCOL_VERSION
+    agent: str
+    """Pod name."""
+    role: Literal["worker", "spare"] = "worker"
+    replica: int
+    node: str
+    host: str
+    num_slots: int
+    promised: int
+    """Highest incarnation this agent has obeyed; a coordinator of a lower one is refused."""
+    generation: Generation | None = None
+    """The generation whose processes still run here."""
+    store: Endpoint
+    """A listener that the next generation's store may use when rank 0 lands here."""
+    slots: tuple[SlotReport, ...]
+
+
+class Heartbeat(Message):
+    """Agent to coordinator, every `heartbeat_seconds`."""
+
+    kind: Literal["heartbeat"] = "heartbeat"
+    slots: tuple[SlotReport, ...]
+    store: Endpoint
+
+
+class Exited(Message):
+    """Agent to coordinator: a process of a generation has ended."""
+
+    kind: Literal["exited"] = "exited"
+    generation: Generation
+    slot: int
+    rank: int
+    exit: ProcessExit
+
+
+class Stopped(Message):
+    """Agent to coordinator: no process of this generation or an older one runs here."""
+
+    kind: Literal["stopped"] = "stopped"
+    generation: Generation
+    store: Endpoint
+
+
+class Leaving(Message):
+    """Agent to coordinator: this pod got SIGTERM and will be gone within the grace period."""
+
+    kind: Literal["leaving"] = "leaving"
+    grace_seconds: float
+
+
+class FromSlot(Message):
+    """Agent to coordinator: what a rank said, passed on."""
+
+    kind: Literal["rank"] = "rank"
+    rank: int
+    message: FromRank
+
+
+class Place(Message):
+    """One rank's place in a generation."""
+
+    rank: int
+    agent: str
+    slot: int
+    """Local rank."""
+
+
+class Begin(Message):
+    """Coordinator to agents: a new generation. Processes of older ones must be gone or join it."""
+
+    kind: Literal["begin"] = "begin"
+    generation: Generation
+    world_size: int
+    store: Endpoint
+    places: tuple[Place, ...]
+
+
+class End(Message):
+    """Coordinator to agents: leave this generation; its processes cannot go on."""
+
+    kind: Literal["end"] = "end"
+    generation: Generation
+    reason: str
+
+
+class Drain(Message):
+    """Coordinator to agents: ranks stop at the next step boundary, after a checkpoint."""
+
+    kind: Literal["drain"] = "drain"
+    generation: Generation
+    reason: str
+
+
+class Conclude(Message):
+    """Coordinator to agents: the job is over; release or end the ranks, report, exit."""
+
+    kind: Literal["conclude"] = "conclude"
+    incarnation: int
+    conclusion: Conclusion
+
+
+class Refuse(Message):
+    """Coordinator to agent: this connection is not accepted (wrong version, stale place)."""
+
+    kind: Literal["refuse"] = "refuse"
+    reason: str
+    final: bool
+    """The agent must exit instead of trying again."""
+
+
+FromAgent: TypeAlias = Annotated[
+    Register | Heartbeat | Exited | Stopped | Leaving | FromSlot, Field(discriminator="kind")
+]
+ToAgent: TypeAlias = Annotated[Begin | End | Drain | Conclude | Refuse, Field(discriminator="kind")]
+
+FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent)
+TO_AGENT: TypeAdapter[ToAgent] = TypeAdapter(ToAgent)

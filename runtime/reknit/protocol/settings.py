@@ -1,0 +1,105 @@
+"""What a job's pods need to know of its manifest, resolved and handed over in one variable."""
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import Field
+
+from reknit.layout import Degrees, Precision, Sharding
+from reknit.protocol.base import Json, Message
+
+ENV_JOB: Final = "REKNIT_JOB"
+"""JSON of `JobSettings`."""
+ENV_TOKEN: Final = "REKNIT_TOKEN"  # noqa: S105 - the name of a variable, no secret
+"""The job's secret token; agents send it as a bearer token."""
+ENV_INCARNATION: Final = "REKNIT_INCARNATION"
+"""The coordinator's incarnation."""
+ENV_COORDINATOR: Final = "REKNIT_COORDINATOR"
+"""host:port of the coordinator."""
+ENV_POD_NAME: Final = "REKNIT_POD_NAME"
+ENV_POD_IP: Final = "REKNIT_POD_IP"
+ENV_NODE_NAME: Final = "REKNIT_NODE_NAME"
+ENV_ROLE: Final = "REKNIT_ROLE"
+"""worker, spare or coordinator."""
+ENV_REPLICA: Final = "REKNIT_REPLICA"
+"""Index of the pod within its role; a replacement keeps it."""
+ENV_TERMINATION_LOG: Final = "REKNIT_TERMINATION_LOG"
+"""Where process 1 writes its `Conclusion`; /dev/termination-log unless set."""
+ENV_LEDGER: Final = "REKNIT_LEDGER"
+"""A folder for the ledger of sample ids; unset: none is written."""
+
+
+class Framework(StrEnum):
+    """Which rendezvous environment a command finds."""
+
+    PYTORCH = "PyTorch"
+    TENSORFLOW = "TensorFlow"
+    HOROVOD = "Horovod"
+    MXNET = "MXNet"
+    JAX = "JAX"
+
+
+class OnLoss(StrEnum):
+    """What to do when a lost rank has no replacement."""
+
+    WAIT = "Wait"
+    SHRINK = "Shrink"
+
+
+class BatchSettings(Message):
+    """Samples per optimizer step, and per forward pass of one rank."""
+
+    global_batch: int
+    micro: int
+
+
+class CheckpointSettings(Message):
+    """Where checkpoints go and when; None for a period turns that trigger off."""
+
+    path: str
+    every_seconds: float | None = 600.0
+    every_steps: int | None = None
+    keep: int = 3
+
+
+class RecoverySettings(Message):
+    """How faults are found and repaired."""
+
+    copies: int = 0
+    on_loss: OnLoss = OnLoss.WAIT
+    heartbeat_seconds: float = 0.2
+    dead_after_seconds: float = 2.0
+    grace_seconds: float = 30.0
+
+
+class JobSettings(Message):
+    """One job, as its coordinator, agents and ranks see it."""
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    function: str | None = None
+    """`module:function`, called as function(job, config)."""
+    command: tuple[str, ...] | None = None
+    config: dict[str, Json] = Field(default_factory=dict)
+    framework: Framework = Framework.PYTORCH
+    degrees: Degrees = Degrees()
+    sharding: Sharding = Sharding.NONE
+    batch: BatchSettings | None = None
+    """None only for commands."""
+    precision: Precision = Precision.FP32
+    seed: int = 0
+    num_workers: int = 1
+    min_workers: int = 1
+    processes_per_worker: int = 1
+    num_spares: int = 0
+    deepspeed_config: dict[str, Json] = Field(default_factory=dict)
+    recovery: RecoverySettings = RecoverySettings()
+    checkpoint: CheckpointSettings | None = None
+    max_process_failures: int = 10
+    """In-place recoveries without a committed step in between before the job is given up."""
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the full job."""
+        return self.num_workers * self.processes_per_worker

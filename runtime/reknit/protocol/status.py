@@ -1,0 +1,122 @@
+"""What the coordinator shows: `GET /status` for the operator, `GET /history` for displays."""
+
+from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from reknit.protocol.base import Generation, Message
+from reknit.protocol.outcome import Conclusion, ExitClass
+from reknit.protocol.ranks import Phase
+
+
+class MembershipPhase(StrEnum):
+    """Where the job's membership stands."""
+
+    WAITING = "Waiting"
+    """Agents are missing."""
+    RUNNING = "Running"
+    RECOVERING = "Recovering"
+    """A generation has ended, the next one has not begun."""
+    CLOSING = "Closing"
+    """Some ranks have finished."""
+    CONCLUDED = "Concluded"
+
+
+class RankStatus(Message):
+    """One rank as last heard."""
+
+    rank: int
+    agent: str
+    node: str
+    phase: Phase
+    step: int
+    pid: int | None = None
+    """Process id on its node."""
+
+
+class Progress(Message):
+    """How far training is."""
+
+    step: int = 0
+    total_steps: int | None = None
+    loss: float | None = None
+    samples_per_second: float | None = None
+    remaining_seconds: float | None = None
+
+
+class RecoveryStatus(Message):
+    """What faults have cost so far."""
+
+    count: int = 0
+    last_seconds: float | None = None
+    lost_steps: int = 0
+    failures_by_class: dict[ExitClass, int] = Field(default_factory=dict)
+
+
+class CheckpointStatus(Message):
+    """The newest durable checkpoint, and the newest failure to write one."""
+
+    step: int | None = None
+    location: str | None = None
+    error: str | None = None
+
+
+class CoordinatorStatus(Message):
+    """`GET /status`, bearer token required."""
+
+    incarnation: int
+    phase: MembershipPhase
+    generation: Generation | None = None
+    num_agents: int = 0
+    num_expected_agents: int = 0
+    ranks: tuple[RankStatus, ...] = ()
+    progress: Progress = Progress()
+    recovery: RecoveryStatus = RecoveryStatus()
+    checkpoint: CheckpointStatus = CheckpointStatus()
+    conclusion: Conclusion | None = None
+
+
+class StepRecord(Message):
+    """One committed step, with the means over ranks."""
+
+    kind: Literal["step"] = "step"
+    time: float
+    """Seconds since the epoch."""
+    generation: Generation
+    step: int
+    total_steps: int | None = None
+    skipped: bool = False
+    samples: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    memory_bytes: dict[int, int] = Field(default_factory=dict)
+    """Peak resident bytes by rank."""
+
+
+class EventRecord(Message):
+    """Something a person wants to see: a generation, a fault, a checkpoint, an evaluation."""
+
+    kind: Literal["event"] = "event"
+    time: float
+    reason: str
+    """CamelCase: GenerationBegun, RankExited, RecoveryFinished, Checkpointed, CheckpointFailed,
+    Evaluated, Resumed, AgentLost, AgentJoined, Draining, Concluded."""
+    message: str
+    generation: Generation | None = None
+    rank: int | None = None
+    step: int | None = None
+    figures: dict[str, float] = Field(default_factory=dict)
+    detail: str | None = None
+    """Long text, e.g. a traceback."""
+
+
+Record: TypeAlias = Annotated[StepRecord | EventRecord, Field(discriminator="kind")]
+
+
+class History(Message):
+    """`GET /history?after=N`: records N, N+1, ... that are still kept."""
+
+    records: tuple[Record, ...]
+    next: int
+    """Pass as `after` of the next request."""
