@@ -60,7 +60,7 @@ demo: $(STAMP) ## Train the small GPT with 4 ranks, kill one, and see it finish
 	@$(ENV) $(BIN)/reknit run examples/gpt_bytes/job.yaml --kill 2@60
 
 bench-overhead: $(STAMP) ## Measure throughput against bare DDP and bare DeepSpeed
-	@$(ENV) $(BIN)/python -m tests.bench.overhead
+	@$(ENV) $(BIN)/python tests/bench/overhead
 
 clean: ## Remove environments, caches and run folders
 	@rm -rf .venv .bootstrap .cache runs

@@ -65,15 +65,18 @@ class Conclusion(Message):
     def termination_message(self) -> str:
         """JSON of at most `MAX_TERMINATION_BYTES` bytes; a long traceback keeps its end."""
         text = self.model_dump_json(exclude_none=True)
-        excess = len(text.encode()) - MAX_TERMINATION_BYTES
-        if excess <= 0:
-            return text
+        for num_characters in (3000, 2000, 1000, 500, 250):
+            if len(text.encode()) <= MAX_TERMINATION_BYTES:
+                break
+            text = self._shortened(num_characters).model_dump_json(exclude_none=True)
+        return text
+
+    def _shortened(self, num_characters: int) -> "Conclusion":
+        short = {"message": self.message[:250]}
         if self.error is None:
-            return self.model_copy(update={"message": self.message[:512]}).model_dump_json()
-        kept = self.error.traceback[max(0, excess + 64) :] if excess < 3000 else ""
-        kept = kept or self.error.traceback[-1000:]
-        error = self.error.model_copy(
-            update={"traceback": "...\n" + kept, "exception": self.error.exception[:512]}
-        )
-        shorter = self.model_copy(update={"error": error, "message": self.message[:512]})
-        return shorter.model_dump_json(exclude_none=True)
+            return self.model_copy(update=short)
+        tail = self.error.traceback[-num_characters:]
+        if tail != self.error.traceback:
+            tail = "...\n" + tail
+        error = {"traceback": tail, "exception": self.error.exception[:250]}
+        return self.model_copy(update={**short, "error": self.error.model_copy(update=error)})
