@@ -1,0 +1,1 @@
+"""Reknit on Kubernetes: the operator, the local backend and the command line."""

@@ -1,0 +1,1 @@
+"""The DistributedTrainingJob: its types, defaults, validation and schema; pure, no client."""
