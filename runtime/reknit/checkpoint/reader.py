@@ -1,0 +1,214 @@
+"""Finding and reading checkpoints."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+from zlib import crc32
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+
+from reknit.checkpoint.files import crc32_of
+from reknit.checkpoint.manifest import (
+    MANIFEST_NAME,
+    MARKER_NAME,
+    Manifest,
+    Marker,
+    PieceEntry,
+    decode_manifest,
+)
+from reknit.checkpoint.retention import Found, find
+from reknit.errors import CheckpointMismatchError, ConfigurationError
+from reknit.protocol.base import Generation, Json
+from reknit.state.description import Interval, StateSource, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """A complete checkpoint."""
+
+    path: Path
+    version: int
+    generation: Generation
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A folder that is named like a checkpoint and cannot be used."""
+
+    path: Path
+    reason: str
+
+
+def newest(folder: str | PathLike[str], *, verify_contents: bool = True) -> CheckpointInfo | None:
+    """The complete checkpoint of the highest version (then generation) in `folder`, None without.
+
+    Marker, sizes and checksums are checked. `verify_contents=False` leaves out the checksums of
+    the shards, which take reading them: for ranks that know another rank does it.
+
+    Raises:
+        ConfigurationError: the folder cannot be read.
+    """
+    for found in reversed(_find(Path(folder))):
+        examined = _examine(Path(folder), found, verify_contents)
+        if isinstance(examined, CheckpointInfo):
+            return examined
+    return None
+
+
+def rejected(folder: str | PathLike[str], *, verify_contents: bool = True) -> list[Rejected]:
+    """The folders that `newest` never returns, oldest first, each with the reason.
+
+    Raises:
+        ConfigurationError: the folder cannot be read.
+    """
+    examined = [_examine(Path(folder), found, verify_contents) for found in _find(Path(folder))]
+    return [entry for entry in examined if isinstance(entry, Rejected)]
+
+
+def _find(folder: Path) -> list[Found]:
+    try:
+        return list(find(folder))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the checkpoints in {folder} cannot be read: {error.strerror}"
+        ) from error
+
+
+def _examine(folder: Path, found: Found, verify_contents: bool) -> CheckpointInfo | Rejected:
+    path = folder / found.name
+    if not found.committed:
+        return Rejected(path, "it was not committed")
+    try:
+        manifest = _read_manifest(path)
+        if (manifest.version, manifest.generation) != (found.version, found.generation):
+            raise ValueError("its manifest belongs to another checkpoint")
+        for shard in manifest.shards:
+            size = (path / shard.file).stat().st_size
+            if size != shard.size:
+                raise ValueError(f"{shard.file} has {size} bytes instead of {shard.size}")
+            if verify_contents and crc32_of(path / shard.file) != shard.crc32:
+                raise ValueError(f"{shard.file} is damaged: its checksum differs")
+    except OSError as error:
+        return Rejected(path, f"{Path(str(error.filename)).name}: {error.strerror}")
+    except ValueError as error:
+        return Rejected(path, str(error))
+    return CheckpointInfo(path, found.version, found.generation, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """The manifest in a committed folder; ValueError if it or the marker is damaged."""
+    try:
+        marker = Marker.model_validate(json.loads((path / MARKER_NAME).read_bytes()))
+    except (ValidationError, ValueError) as error:
+        raise ValueError(f"{MARKER_NAME} is incomplete") from error
+    data = (path / MANIFEST_NAME).read_bytes()
+    if (len(data), crc32(data)) != (marker.manifest_size, marker.manifest_crc32):
+        raise ValueError(f"{MANIFEST_NAME} is damaged: its size or checksum differs")
+    return decode_manifest(data)
+
+
+class CheckpointSource:
+    """Reads a checkpoint's state, only the parts that are asked for.
+
+    Shards are mapped into memory, so what is read counts as page cache and not as the process's
+    own memory. Not for several threads at once.
+    """
+
+    def __init__(self, info: CheckpointInfo) -> None:
+        self.info = info
+        self._specs = info.manifest.specs
+        self._pieces: dict[str, list[tuple[PieceEntry, str]]] = defaultdict(list)
+        for shard in info.manifest.shards:
+            for piece in shard.pieces:
+                self._pieces[piece.name].append((piece, shard.file))
+        self._open: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        return str(self.info.path)
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Every tensor in the checkpoint."""
+        return self._specs
+
+    @property
+    def scalars(self) -> Mapping[str, Json]:
+        """The state that is no tensor."""
+        return self.info.manifest.scalars
+
+    def read(self, name: str, interval: Interval) -> torch.Tensor:
+        """A new flat CPU tensor of the elements in `interval`.
+
+        Raises:
+            KeyError: there is no such tensor.
+            ValueError: the interval reaches beyond the tensor.
+        """
+        spec = self._specs[name]
+        if interval.stop > spec.num_elements:
+            raise ValueError(f"{name} has {spec.num_elements} elements, none at {interval}")
+        result = torch.empty(len(interval), dtype=spec.dtype)
+        for piece, file in self._pieces.get(name, ()):
+            common = piece.interval.intersect(interval)
+            if common is not None:
+                stored = self._file(file).get_slice(piece.key)
+                result[common.start - interval.start : common.stop - interval.start] = stored[
+                    common.start - piece.start : common.stop - piece.start
+                ]
+        return result
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._open.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _file(self, name: str) -> Any:
+        if name not in self._open:
+            self._open[name] = safe_open(self.info.path / name, framework="pt")
+        return self._open[name]
+
+
+def open_checkpoint(info: CheckpointInfo) -> CheckpointSource:
+    """The state in a checkpoint, as a `StateSource`."""
+    return CheckpointSource(info)
+
+
+def verify_model(source: StateSource, specs: Mapping[str, TensorSpec]) -> None:
+    """Checks that `source` has exactly the tensors of `specs`, in the same shapes.
+
+    Number formats may differ: whoever installs the state converts.
+
+    Raises:
+        CheckpointMismatchError: with one sentence that names the first difference.
+    """
+    differences = [
+        f"it has no {name}, which the model and its optimizer need"
+        for name in specs
+        if name not in source.specs
+    ]
+    differences += [
+        f"it holds {name}, which the model and its optimizer do not have"
+        for name in source.specs
+        if name not in specs
+    ]
+    differences += [
+        f"{name} has shape {source.specs[name].shape} there and {spec.shape} in the model"
+        for name, spec in specs.items()
+        if name in source.specs and source.specs[name].shape != spec.shape
+    ]
+    if differences:
+        more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
+        raise CheckpointMismatchError(
+            f"the checkpoint {source} does not fit the model: {differences[0]}{more}"
+        )
