@@ -21,6 +21,7 @@ from reknit.checkpoint.manifest import (
     Marker,
     PieceEntry,
     decode_manifest,
+    parse_folder_name,
 )
 from reknit.checkpoint.retention import Found, find
 from reknit.errors import CheckpointMismatchError, ConfigurationError
@@ -56,7 +57,7 @@ def newest(folder: str | PathLike[str], *, verify_contents: bool = True) -> Chec
         ConfigurationError: the folder cannot be read.
     """
     for found in reversed(_find(Path(folder))):
-        examined = _examine(Path(folder), found, verify_contents)
+        examined = examine(Path(folder, found.name), verify_contents=verify_contents)
         if isinstance(examined, CheckpointInfo):
             return examined
     return None
@@ -68,26 +69,27 @@ def rejected(folder: str | PathLike[str], *, verify_contents: bool = True) -> li
     Raises:
         ConfigurationError: the folder cannot be read.
     """
-    examined = [_examine(Path(folder), found, verify_contents) for found in _find(Path(folder))]
+    examined = [
+        examine(Path(folder, found.name), verify_contents=verify_contents)
+        for found in _find(Path(folder))
+    ]
     return [entry for entry in examined if isinstance(entry, Rejected)]
 
 
-def _find(folder: Path) -> list[Found]:
-    try:
-        return list(find(folder))
-    except OSError as error:
-        raise ConfigurationError(
-            f"the checkpoints in {folder} cannot be read: {error.strerror}"
-        ) from error
-
-
-def _examine(folder: Path, found: Found, verify_contents: bool) -> CheckpointInfo | Rejected:
-    path = folder / found.name
-    if not found.committed:
+def examine(
+    path: str | PathLike[str], *, verify_contents: bool = True
+) -> CheckpointInfo | Rejected:
+    """The checkpoint in the folder `path`, or the reason why there is none."""
+    path = Path(path)
+    named = parse_folder_name(path.name)
+    if named is None:
+        return Rejected(path, "it is not named like a checkpoint")
+    if not (path / MARKER_NAME).exists():
         return Rejected(path, "it was not committed")
+    version, generation = named
     try:
         manifest = _read_manifest(path)
-        if (manifest.version, manifest.generation) != (found.version, found.generation):
+        if (manifest.version, manifest.generation) != named:
             raise ValueError("its manifest belongs to another checkpoint")
         for shard in manifest.shards:
             size = (path / shard.file).stat().st_size
@@ -99,7 +101,16 @@ def _examine(folder: Path, found: Found, verify_contents: bool) -> CheckpointInf
         return Rejected(path, f"{Path(str(error.filename)).name}: {error.strerror}")
     except ValueError as error:
         return Rejected(path, str(error))
-    return CheckpointInfo(path, found.version, found.generation, manifest)
+    return CheckpointInfo(path, version, generation, manifest)
+
+
+def _find(folder: Path) -> list[Found]:
+    try:
+        return list(find(folder))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the checkpoints in {folder} cannot be read: {error.strerror}"
+        ) from error
 
 
 def _read_manifest(path: Path) -> Manifest:

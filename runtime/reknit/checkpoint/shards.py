@@ -77,7 +77,8 @@ def write_tensors(
 
 
 def _header(entries: Sequence[Entry]) -> bytes:
-    header: dict[str, object] = {}
+    # Readers of model files look here for the framework whose layout the tensors have.
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for entry in entries:
         if entry.dtype not in DTYPE_CODES:

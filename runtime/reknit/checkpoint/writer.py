@@ -3,14 +3,11 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from os import PathLike
 from pathlib import Path
-
-import torch
 
 from reknit.checkpoint.background import BackgroundThread
 from reknit.checkpoint.commit import commit_checkpoint
@@ -18,20 +15,16 @@ from reknit.checkpoint.files import NewFile, make_folder, remove_files, sync_fol
 from reknit.checkpoint.manifest import (
     MANIFEST_NAME,
     MARKER_NAME,
-    PieceEntry,
     ShardEntry,
-    TensorEntry,
     encode,
     folder_name,
     shard_entry_name,
     shard_name,
-    tensor_entries,
 )
 from reknit.checkpoint.retention import apply_retention, checkpoint_folders
-from reknit.checkpoint.shards import Entry, write_tensors
-from reknit.errors import ConfigurationError
+from reknit.checkpoint.snapshot import AbandonedError, Snapshot, take_snapshot, write_shard
 from reknit.protocol.base import Generation
-from reknit.state.description import LocalState, Piece
+from reknit.state.description import LocalState
 
 _logger = logging.getLogger(__name__)
 
@@ -47,20 +40,6 @@ class WriteProgress:
     """Why it could not be written; nothing of this rank's part of it is left."""
     committed: bool = False
     """On rank 0: the whole checkpoint is durable and marked."""
-
-
-@dataclass(slots=True)
-class _Snapshot:
-    version: int
-    pieces: Sequence[Piece]
-    tensors: dict[str, TensorEntry]
-    scalars: str
-    """JSON: the live values change with the next step."""
-    abandoned: threading.Event
-
-
-class _AbandonedError(Exception):
-    """Ends a write that nobody waits for any more."""
 
 
 class Checkpointer:
@@ -102,7 +81,7 @@ class Checkpointer:
         self._inherited = frozenset(path.name for path in checkpoint_folders(self.folder))
         self._lock = threading.Lock()
         self._progress: WriteProgress | None = None
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._thread = BackgroundThread("reknit-checkpoint")
 
     def location(self, version: int) -> Path:
@@ -126,7 +105,7 @@ class Checkpointer:
                 return False
             if current.version == version:
                 return True
-        snapshot = _snapshot(version, state)
+        snapshot = take_snapshot(version, state)
         with self._lock:
             self._snapshot = snapshot
             self._progress = WriteProgress(version)
@@ -152,7 +131,8 @@ class Checkpointer:
             raise ValueError("only rank 0 commits a checkpoint")
         if current is None or current.version != version or not current.durable or not snapshot:
             raise ValueError(f"the shard of version {version} is not durable")
-        if not current.committed:
+        if not snapshot.commit_asked:
+            snapshot.commit_asked = True
             self._run(snapshot, lambda: self._commit(snapshot))
 
     def abandon(self, version: int) -> None:
@@ -176,38 +156,33 @@ class Checkpointer:
         """Ends the thread after what it is doing; to be called once, last."""
         self._thread.close(timeout)
 
-    def _run(self, snapshot: _Snapshot, task: Callable[[], None]) -> None:
+    def _run(self, snapshot: Snapshot, task: Callable[[], None]) -> None:
         def run() -> None:
             try:
                 task()
-            except _AbandonedError:
+            except AbandonedError:
                 return
             except Exception as error:  # every cause must reach the ranks, or they wait for ever
                 self._update(snapshot, error=f"{type(error).__name__}: {error}")
 
         self._thread.submit(run)
 
-    def _update(self, snapshot: _Snapshot, **changes: object) -> None:
+    def _update(self, snapshot: Snapshot, **changes: object) -> None:
         with self._lock:
             if self._snapshot is snapshot and self._progress is not None:
                 self._progress = replace(self._progress, **changes)  # type: ignore[arg-type]
 
-    def _write(self, snapshot: _Snapshot) -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         folder = self.location(snapshot.version)
-        own = [folder / shard_name(self.rank), folder / shard_entry_name(self.rank)]
-
-        def check() -> None:
-            if snapshot.abandoned.is_set():
-                raise _AbandonedError
-
-        check()
+        own = self._own_files(snapshot.version)
+        snapshot.check()
         make_folder(folder)
         # An earlier job in the same folder may have had a generation of the same number. While
         # its files are replaced one by one, its checksums keep readers from taking the mixture.
-        remove_files([*own, *([folder / MARKER_NAME, folder / MANIFEST_NAME] * (self.rank == 0))])
+        remove_files(own)
         try:
-            with NewFile(own[0]) as shard:
-                pieces = _write_shard(shard, snapshot.pieces, check)
+            with NewFile(folder / shard_name(self.rank)) as shard:
+                pieces = write_shard(shard, snapshot)
             entry = ShardEntry(
                 version=snapshot.version,
                 file=shard.path.name,
@@ -215,18 +190,18 @@ class Checkpointer:
                 crc32=shard.crc32,
                 pieces=pieces,
             )
-            with NewFile(own[1]) as file:
+            with NewFile(folder / shard_entry_name(self.rank)) as file:
                 file.write(encode(entry))
             sync_folder(folder)
         except BaseException:
             remove_files(own)
             raise
-        snapshot.pieces = ()
+        finally:
+            snapshot.pieces = ()
         self._update(snapshot, durable=True)
 
-    def _commit(self, snapshot: _Snapshot) -> None:
-        if snapshot.abandoned.is_set():
-            raise _AbandonedError
+    def _commit(self, snapshot: Snapshot) -> None:
+        snapshot.check()
         commit_checkpoint(
             self.location(snapshot.version),
             version=snapshot.version,
@@ -248,8 +223,15 @@ class Checkpointer:
         )
 
     def _remove_own(self, version: int) -> None:
-        folder = self.location(version)
-        remove_files(folder / name(self.rank) for name in (shard_name, shard_entry_name))
+        # Rank 0 alone knows for certain whether a marker is there to stay.
+        if self.rank == 0 or not (self.location(version) / MARKER_NAME).exists():
+            remove_files(self._own_files(version))
+
+    def _own_files(self, version: int) -> list[Path]:
+        names = [shard_entry_name(self.rank), shard_name(self.rank)]
+        if self.rank == 0:
+            names = [MARKER_NAME, MANIFEST_NAME, *names]
+        return [self.location(version) / name for name in names]
 
     @staticmethod
     def _quietly(task: Callable[[], None]) -> None:
@@ -257,41 +239,3 @@ class Checkpointer:
             task()
         except OSError as error:
             _logger.warning("files of old checkpoints are left over: %s", error)
-
-
-def _snapshot(version: int, state: LocalState) -> _Snapshot:
-    pieces = []
-    for piece in state.written:
-        if piece.data.numel() != len(piece.interval):
-            raise ValueError(f"{piece.name}: {piece.data.numel()} elements for {piece.interval}")
-        if piece.data.dtype != state.specs[piece.name].dtype:
-            raise ValueError(f"{piece.name} is {piece.data.dtype}, unlike its description")
-        if piece.data.numel():
-            copy = piece.data.detach().flatten().to("cpu", copy=True)
-            pieces.append(Piece(piece.name, piece.interval, copy))
-    try:
-        scalars = json.dumps(state.scalars)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"the state holds a value that cannot be stored as JSON: {error}"
-        ) from error
-    return _Snapshot(version, pieces, tensor_entries(state.specs), scalars, threading.Event())
-
-
-def _write_shard(
-    file: NewFile, pieces: Sequence[Piece], check: Callable[[], None]
-) -> tuple[PieceEntry, ...]:
-    entries = tuple(
-        PieceEntry(name=piece.name, start=piece.interval.start, stop=piece.interval.stop)
-        for piece in pieces
-    )
-    tensors = [
-        Entry(entry.key, (len(piece.interval),), piece.data.dtype, partial(_whole, piece.data))
-        for entry, piece in zip(entries, pieces, strict=True)
-    ]
-    write_tensors(file, tensors, between=check)
-    return entries
-
-
-def _whole(data: torch.Tensor) -> tuple[torch.Tensor]:
-    return (data,)

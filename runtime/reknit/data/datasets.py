@@ -169,11 +169,9 @@ def _files(path: PathArgument) -> list[Path]:
     root = Path(path)
     if root.is_file():
         return [root]
-    if root.is_dir():
-        found = root.rglob("*")
-    else:
-        # Path.glob takes no absolute patterns.
-        found = map(Path, glob(fspath(path), recursive=True))  # noqa: PTH207
+    # Path.glob takes no absolute patterns.
+    matches = glob(fspath(path), recursive=True)  # noqa: PTH207 - see above
+    found = root.rglob("*") if root.is_dir() else map(Path, matches)
     files = sorted(file for file in found if file.is_file())
     if not files:
         raise ConfigurationError(f"there are no files at {fspath(path)}")
