@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PlainSerializer,
     SerializerFunctionWrapHandler,
     WithJsonSchema,
@@ -20,6 +21,11 @@ from pydantic.alias_generators import to_camel
 from reknit_operator.api import duration
 
 INT_MAX: Final = 2**31 - 1
+
+
+def keyed_by(field: str) -> dict[str, JsonValue]:
+    """Schema of a list whose items are told apart by one of their fields."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
 
 
 class Part(BaseModel):

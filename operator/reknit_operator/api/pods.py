@@ -1,10 +1,10 @@
 """The pods of a job: workers, spares, their resources and what else a user sets on a pod."""
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, WithJsonSchema
 
-from reknit_operator.api.base import Name, Open, Part
+from reknit_operator.api.base import Name, Open, Part, keyed_by
 
 QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 
@@ -48,14 +48,19 @@ class ContainerTemplate(Open):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the container."""
-    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=512)] = ()
+    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=256)] = ()
     """Environment variables."""
 
 
 class PodSpecTemplate(Open):
     """A pod's spec; fields not listed here are passed on to Kubernetes as they are."""
 
-    containers: Annotated[tuple[ContainerTemplate, ...], Field(max_length=16)] = ()
+    restart_policy: Literal["Never"] | None = None
+    """Never; nothing else is possible, because the operator replaces failed pods itself."""
+    containers: Annotated[
+        tuple[ContainerTemplate, ...],
+        Field(max_length=16, json_schema_extra=keyed_by("name")),
+    ] = ()
     """Containers: what to add to the one called `training`, and others to run beside it."""
 
 

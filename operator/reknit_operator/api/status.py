@@ -3,21 +3,21 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reknit.protocol.outcome import ExitClass
-from reknit_operator.api.base import Count, Figure, Name, Observed, Text, Time
+from reknit_operator.api.base import Count, Figure, Name, Observed, Text, Time, keyed_by
 
 
 class ConditionType(StrEnum):
-    """What is known of a job; `Succeeded` and `Failed` are final."""
+    """What is known of a job, the most telling first; `Succeeded` and `Failed` are final."""
 
-    SUSPENDED = "Suspended"
-    PODS_READY = "PodsReady"
-    RUNNING = "Running"
-    RECOVERING = "Recovering"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    SUSPENDED = "Suspended"
+    RECOVERING = "Recovering"
+    RUNNING = "Running"
+    PODS_READY = "PodsReady"
 
 
 ConditionStatus = Literal["True", "False", "Unknown"]
@@ -38,6 +38,12 @@ class Condition(Observed):
     """When `status` last changed."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The generation of the manifest that this was observed of."""
+
+
+def _most_telling_first(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    # `kubectl get` shows the first condition that is true as the job's state.
+    order = {str(kind): place for place, kind in enumerate(ConditionType)}
+    return tuple(sorted(conditions, key=lambda found: order.get(found.type, len(order))))
 
 
 class Membership(Observed):
@@ -110,8 +116,12 @@ class CheckpointStatus(Observed):
 class JobStatus(Observed):
     """What the operator knows of a job."""
 
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
-    """Suspended, PodsReady, Running, Recovering, Succeeded, Failed."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        AfterValidator(_most_telling_first),
+        Field(max_length=16, json_schema_extra=keyed_by("type")),
+    ] = ()
+    """Succeeded, Failed, Suspended, Recovering, Running, PodsReady: in this order."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The generation of the manifest that was last acted on."""
     start_time: Time | None = None
@@ -128,7 +138,9 @@ class JobStatus(Observed):
     """Recent failures that count towards the budget."""
     replacements: Annotated[dict[Name, Count], Field(max_length=4096)] = Field(default_factory=dict)
     """Replacements of a pod by role and index, like worker-0; never reset."""
-    replica_statuses: Annotated[tuple[ReplicaStatus, ...], Field(max_length=8)] = ()
+    replica_statuses: Annotated[
+        tuple[ReplicaStatus, ...], Field(max_length=8, json_schema_extra=keyed_by("role"))
+    ] = ()
     """Pods by role."""
     progress: ProgressStatus = ProgressStatus()
     """How far training is."""

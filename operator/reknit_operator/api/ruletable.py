@@ -1,0 +1,313 @@
+"""Every rule that spans fields, in the order of the fields."""
+
+import re
+from typing import Final
+
+from reknit.layout import Precision, Sharding
+from reknit.protocol.settings import Framework, OnLoss
+from reknit_operator.api.pods import EnvironmentVariable, PodSpecTemplate, Volume
+from reknit_operator.api.recovery import Rule as FailureRule
+from reknit_operator.api.rules import Rule
+from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism
+from reknit_operator.api.types import DistributedTrainingJob
+
+MAX_NAME: Final = 40
+"""Names of pods add a role, an index and a number of replacements to the job's, up to 63."""
+
+NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+RESERVED_PREFIXES: Final = ("REKNIT_", "TORCHELASTIC_")
+RESERVED_NAMES: Final = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TF_CONFIG",
+    "JAX_COORDINATOR_ADDRESS",
+)
+
+_WORLD: Final = "self.workers.replicas * self.workers.processesPerReplica"
+_OTHER_DEGREES: Final = "self.parallelism.pipeline.stages * self.parallelism.tensor"
+_FUNCTION: Final = "has(self.entrypoint.__function__)"
+_FEWEST: Final = (
+    "(has(self.workers.minReplicas) ? self.workers.minReplicas : self.workers.replicas)"
+)
+
+
+def _multiplies_to_world(spec: JobSpec) -> bool:
+    try:
+        spec.parallelism.degrees.resolve(spec.workers.world_size)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_valid_name(job: DistributedTrainingJob) -> bool:
+    return re.fullmatch(NAME_PATTERN, job.metadata.name) is not None
+
+
+def _has_one_program(entrypoint: Entrypoint) -> bool:
+    return (entrypoint.function is None) != (entrypoint.command is None)
+
+
+def _may_shrink(spec: JobSpec) -> bool:
+    return spec.workers.fewest_replicas < spec.workers.replicas
+
+
+def _is_function(spec: JobSpec) -> bool:
+    return spec.entrypoint.function is not None
+
+
+def _has_one_source(volume: Volume) -> bool:
+    return len(volume.source()) == 1
+
+
+def _matches_something(rule: FailureRule) -> bool:
+    return bool(rule.on_exit_codes) or rule.on_reason is not None
+
+
+def _has_free_name(variable: EnvironmentVariable) -> bool:
+    name = variable.name
+    return name not in RESERVED_NAMES and not name.startswith(RESERVED_PREFIXES)
+
+
+def _has_unique_names(template: PodSpecTemplate) -> bool:
+    return len({container.name for container in template.containers}) == len(template.containers)
+
+
+JOB_RULES: Final = (
+    Rule(
+        scope="",
+        field="metadata.name",
+        sentence="the name {name} must be lower-case letters, digits and dashes, begin with a "
+        "letter and not end with a dash",
+        holds=_has_valid_name,
+        cel=f"self.metadata.name.matches('{NAME_PATTERN}')",
+        values={"name": (lambda job: job.metadata.name, "self.metadata.name")},
+    ),
+    Rule(
+        scope="",
+        field="metadata.name",
+        sentence=f"the name has {{length}} characters, use at most {MAX_NAME}, because names of "
+        "pods are made from it",
+        holds=lambda job: len(job.metadata.name) <= MAX_NAME,
+        cel=f"size(self.metadata.name) <= {MAX_NAME}",
+        values={"length": (lambda job: len(job.metadata.name), "size(self.metadata.name)")},
+    ),
+)
+
+ENTRYPOINT_RULES: Final = (
+    Rule(
+        scope="spec.entrypoint",
+        field="",
+        sentence="give exactly one of function and command",
+        holds=_has_one_program,
+        cel="has(self.__function__) != has(self.command)",
+    ),
+    Rule(
+        scope="spec.entrypoint",
+        field="config",
+        sentence="a command gets no config, put the values into its arguments or environment",
+        holds=lambda entrypoint: entrypoint.command is None or not entrypoint.config,
+        cel=None,
+    ),
+    Rule(
+        scope="spec",
+        field="framework",
+        sentence="a function runs under PyTorch, remove framework or give a command",
+        holds=lambda spec: not _is_function(spec) or spec.framework is Framework.PYTORCH,
+        cel=f"!{_FUNCTION} || self.framework == 'PyTorch'",
+    ),
+    Rule(
+        scope="spec",
+        field="parallelism",
+        sentence="a command divides the world by itself, remove parallelism or give a function",
+        holds=lambda spec: _is_function(spec) or spec.parallelism == Parallelism(),
+        cel=f"{_FUNCTION} || (self.parallelism.data == -1 && self.parallelism.sharding == 'None' "
+        f"&& {_OTHER_DEGREES} == 1)",
+    ),
+    Rule(
+        scope="spec",
+        field="batch",
+        sentence="a command makes its own batches, remove batch or give a function",
+        holds=lambda spec: _is_function(spec) or spec.batch is None,
+        cel=f"{_FUNCTION} || !has(self.batch)",
+    ),
+    Rule(
+        scope="spec",
+        field="precision",
+        sentence="a command chooses its own number format, remove precision or give a function",
+        holds=lambda spec: _is_function(spec) or spec.precision is Precision.FP32,
+        cel=f"{_FUNCTION} || self.precision == 'FP32'",
+    ),
+)
+
+TRAINING_RULES: Final = (
+    Rule(
+        scope="spec.parallelism.pipeline",
+        field="stages",
+        sentence="this version cannot cut a model into stages, set stages to 1",
+        holds=lambda pipeline: pipeline.stages == 1,
+        cel="self.stages == 1",
+    ),
+    Rule(
+        scope="spec.parallelism",
+        field="tensor",
+        sentence="this version cannot cut single layers, set tensor to 1",
+        holds=lambda parallelism: parallelism.tensor == 1,
+        cel="self.tensor == 1",
+    ),
+    Rule(
+        scope="spec",
+        field="parallelism",
+        sentence="data {data} x pipeline {pipeline} x tensor {tensor} does not multiply to the "
+        "world of {world} ranks, set data to -1 or change workers",
+        holds=_multiplies_to_world,
+        cel=f"self.parallelism.data == -1 ? ({_WORLD}) % ({_OTHER_DEGREES}) == 0 : "
+        f"self.parallelism.data * {_OTHER_DEGREES} == {_WORLD}",
+        values={
+            "data": (lambda spec: spec.parallelism.data, "self.parallelism.data"),
+            "pipeline": (
+                lambda spec: spec.parallelism.pipeline.stages,
+                "self.parallelism.pipeline.stages",
+            ),
+            "tensor": (lambda spec: spec.parallelism.tensor, "self.parallelism.tensor"),
+            "world": (lambda spec: spec.workers.world_size, _WORLD),
+        },
+    ),
+    Rule(
+        scope="spec",
+        field="parallelism.data",
+        sentence="data {data} leaves no room for the world to shrink, set data to -1 or remove "
+        "workers.minReplicas",
+        holds=lambda spec: spec.parallelism.data == -1 or not _may_shrink(spec),
+        cel=f"self.parallelism.data == -1 || {_FEWEST} >= self.workers.replicas",
+        values={"data": (lambda spec: spec.parallelism.data, "self.parallelism.data")},
+    ),
+    Rule(
+        scope="spec",
+        field="batch",
+        sentence="a function needs batch sizes, add batch with global and micro",
+        holds=lambda spec: not _is_function(spec) or spec.batch is not None,
+        cel=f"!{_FUNCTION} || has(self.batch)",
+    ),
+    Rule(
+        scope="spec.batch",
+        field="micro",
+        sentence="the global batch of {global} samples is no multiple of the micro-batch of "
+        "{micro}, change one of them",
+        holds=lambda batch: batch.global_batch % batch.micro == 0,
+        cel="self.global % self.micro == 0",
+        values={
+            "global": (lambda batch: batch.global_batch, "self.global"),
+            "micro": (lambda batch: batch.micro, "self.micro"),
+        },
+    ),
+    Rule(
+        scope="spec",
+        field="deepspeed.config",
+        sentence="this configuration has no effect without DeepSpeed, set parallelism.sharding to "
+        "ZeRO1, ZeRO2 or ZeRO3, or remove it",
+        holds=lambda spec: not spec.deepspeed.config or spec.parallelism.sharding != Sharding.NONE,
+        cel=None,
+    ),
+)
+
+POD_RULES: Final = (
+    Rule(
+        scope="spec.workers",
+        field="minReplicas",
+        sentence="minReplicas {fewest} is more than replicas {replicas}, lower minReplicas or "
+        "raise replicas",
+        holds=lambda workers: workers.fewest_replicas <= workers.replicas,
+        cel="!has(self.minReplicas) || self.minReplicas <= self.replicas",
+        values={
+            "fewest": (lambda workers: workers.min_replicas, "self.minReplicas"),
+            "replicas": (lambda workers: workers.replicas, "self.replicas"),
+        },
+    ),
+    Rule(
+        scope="spec",
+        field="workers.minReplicas",
+        sentence="fewer workers are only used to shrink, set recovery.onLoss to Shrink or remove "
+        "minReplicas",
+        holds=lambda spec: spec.recovery.on_loss is OnLoss.SHRINK or not _may_shrink(spec),
+        cel=f"self.recovery.onLoss == 'Shrink' || {_FEWEST} >= self.workers.replicas",
+    ),
+    Rule(
+        scope="spec",
+        field="recovery.onLoss",
+        sentence="to shrink, set workers.minReplicas to less than workers.replicas",
+        holds=lambda spec: spec.recovery.on_loss is not OnLoss.SHRINK or _may_shrink(spec),
+        cel=f"self.recovery.onLoss != 'Shrink' || {_FEWEST} < self.workers.replicas",
+    ),
+    Rule(
+        scope="spec.workers.template.spec",
+        field="containers",
+        sentence="two containers have the same name, give each its own",
+        holds=_has_unique_names,
+        # The list type of the schema says the same.
+        cel=None,
+    ),
+    Rule(
+        scope="spec.workers.template.spec.containers[].env[]",
+        field="name",
+        sentence="Reknit sets the variable {name} itself, choose another name",
+        holds=_has_free_name,
+        cel="!("
+        + " || ".join(f"self.name.startsWith('{prefix}')" for prefix in RESERVED_PREFIXES)
+        + f") && !(self.name in {list(RESERVED_NAMES)})",
+        values={"name": (lambda variable: variable.name, "self.name")},
+    ),
+    Rule(
+        scope="spec.spares",
+        field="replicas",
+        sentence="this version keeps no spare pods, set replicas to 0",
+        holds=lambda spares: spares.replicas == 0,
+        cel="self.replicas == 0",
+    ),
+)
+
+FAULT_RULES: Final = (
+    Rule(
+        scope="spec.recovery",
+        field="copies",
+        sentence="this version recovers from replicas and checkpoints alone, set copies to 0",
+        holds=lambda recovery: recovery.copies == 0,
+        cel="self.copies == 0",
+    ),
+    Rule(
+        scope="spec.recovery.rules[]",
+        field="",
+        sentence="this rule would match nothing, give onExitCodes, onReason or both",
+        holds=_matches_something,
+        cel="size(self.onExitCodes) > 0 || has(self.onReason)",
+    ),
+    Rule(
+        scope="spec.checkpoint.volume",
+        field="",
+        sentence="give exactly one of persistentVolumeClaim, nfs and hostPath",
+        holds=_has_one_source,
+        cel="[has(self.persistentVolumeClaim), has(self.nfs), has(self.hostPath)]"
+        ".filter(given, given).size() == 1",
+    ),
+    Rule(
+        scope="spec.scheduling",
+        field="gang",
+        sentence="this version schedules each pod alone, remove gang",
+        holds=lambda scheduling: scheduling.gang is None,
+        cel="!has(self.gang)",
+    ),
+    Rule(
+        scope="spec.scheduling",
+        field="queueName",
+        sentence="this version knows no queues, remove queueName",
+        holds=lambda scheduling: scheduling.queue_name is None,
+        cel="!has(self.queueName)",
+    ),
+)
+
+RULES: Final = JOB_RULES + ENTRYPOINT_RULES + TRAINING_RULES + POD_RULES + FAULT_RULES
