@@ -22,6 +22,10 @@ class SlotReport(Message):
     step: int = 0
     silent_seconds: float = 0.0
     """Since the process' own heartbeat thread was last heard."""
+    finished: bool = False
+    """The rank has said `Finished`; a coordinator that came later did not hear it."""
+    left: bool = False
+    """It finished because it was told to leave."""
 
 
 class Register(Message):
@@ -40,6 +44,8 @@ class Register(Message):
     """Highest incarnation this agent has obeyed; a coordinator of a lower one is refused."""
     generation: Generation | None = None
     """The generation whose processes still run here."""
+    world_size: int | None = None
+    """Ranks of that generation; None stands for those of the full job."""
     store: Endpoint
     """A listener that the next generation's store may use when rank 0 lands here."""
     slots: tuple[SlotReport, ...]
@@ -93,6 +99,18 @@ class Place(Message):
     agent: str
     slot: int
     """Local rank."""
+    host: str = ""
+    """Address of the agent's pod; some frameworks' commands need that of every rank."""
+
+
+class Welcome(Message):
+    """Coordinator to agent, first answer to `Register`: the agent promises this incarnation.
+
+    An agent that has promised a higher one hangs up and tries again.
+    """
+
+    kind: Literal["welcome"] = "welcome"
+    incarnation: int
 
 
 class Begin(Message):
@@ -141,7 +159,9 @@ class Refuse(Message):
 FromAgent: TypeAlias = Annotated[
     Register | Heartbeat | Exited | Stopped | Leaving | FromSlot, Field(discriminator="kind")
 ]
-ToAgent: TypeAlias = Annotated[Begin | End | Drain | Conclude | Refuse, Field(discriminator="kind")]
+ToAgent: TypeAlias = Annotated[
+    Welcome | Begin | End | Drain | Conclude | Refuse, Field(discriminator="kind")
+]
 
 FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent)
 TO_AGENT: TypeAdapter[ToAgent] = TypeAdapter(ToAgent)

@@ -13,7 +13,7 @@ Json: TypeAlias = JsonValue
 class Message(BaseModel):
     """A frozen value that one part of Reknit sends to another."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Generation(Message):

@@ -16,6 +16,8 @@ ENV_INCARNATION: Final = "REKNIT_INCARNATION"
 """The coordinator's incarnation."""
 ENV_COORDINATOR: Final = "REKNIT_COORDINATOR"
 """host:port of the coordinator."""
+COORDINATOR_PORT: Final = 7070
+"""Where a coordinator listens."""
 ENV_POD_NAME: Final = "REKNIT_POD_NAME"
 ENV_POD_IP: Final = "REKNIT_POD_IP"
 ENV_NODE_NAME: Final = "REKNIT_NODE_NAME"
