@@ -102,9 +102,17 @@ def _validations(part: Schema) -> list[dict[str, str]]:
     return rules
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes equal parts out in full instead of naming them by anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the signature of the base
+        return True
+
+
 def render() -> str:
     """The file's text."""
-    return _HEADER + yaml.safe_dump(definition(), sort_keys=False, width=100)
+    text: str = yaml.dump(definition(), Dumper=_Dumper, sort_keys=False, width=100)
+    return _HEADER + text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,10 @@
 """The pods of a job: workers, spares, their resources and what else a user sets on a pod."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, WithJsonSchema
 
+from reknit.protocol.base import Json
 from reknit_operator.api.base import Name, Open, Part, keyed_by
 
 QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
@@ -27,6 +28,14 @@ AnnotationMap: TypeAlias = Annotated[
 ]
 
 
+Arguments: TypeAlias = Annotated[
+    tuple[Annotated[str, Field(max_length=32768)], ...], Field(max_length=256)
+]
+
+TRAINING_CONTAINER: Final = "training"
+"""Name of the container that Reknit puts into every pod with ranks."""
+
+
 class Resources(Part):
     """What the training container of a pod asks for."""
 
@@ -48,6 +57,14 @@ class ContainerTemplate(Open):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the container."""
+    image: Annotated[str, Field(max_length=1024)] | None = None
+    """Image; spec.image for the training container."""
+    command: Arguments | None = None
+    """Program; spec.entrypoint for the training container."""
+    args: Arguments | None = None
+    """Arguments; spec.entrypoint for the training container."""
+    resources: dict[str, Json] | None = None
+    """Resources; spec.workers.resources for the training container."""
     env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=256)] = ()
     """Environment variables."""
 
@@ -92,9 +109,10 @@ class Workers(Part):
     processes_per_replica: Annotated[int, Field(ge=1, le=64)] = 1
     """Ranks in each pod, usually one per GPU."""
     resources: Resources = Resources()
-    """What the training container of each pod asks for."""
+    """What the training container of each pod asks for; a change is for pods created after it."""
     template: PodTemplate = PodTemplate()
-    """What the pods get besides what Reknit puts into them."""
+    """What the pods get besides what Reknit puts into them; a change is for pods created after it.
+    """
 
     @property
     def world_size(self) -> int:

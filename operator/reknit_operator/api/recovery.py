@@ -29,7 +29,10 @@ class CountsTowards(StrEnum):
 
 
 class Rule(Part):
-    """What to do about failed pods of one kind; the first rule that matches decides."""
+    """What to do about failed pods of one kind; the first rule that matches decides.
+
+    With both exit codes and a reason, a failure has to match both.
+    """
 
     on_exit_codes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=255)], ...], Field(max_length=255)

@@ -5,6 +5,7 @@ tests run both over the same cases.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,10 +54,11 @@ def cel_message(
     """`sentence` as a message, or as an expression that makes it if it mentions values."""
     if not values:
         return {"message": sentence}
-    text = "'" + sentence.replace("'", "\\'") + "'"
-    for name, (_, expression) in values.items():
-        text = text.replace(f"{{{name}}}", f"' + string({expression}) + '")
-    return {"messageExpression": text.removesuffix(" + ''").removeprefix("'' + ")}
+    names = re.findall(r"{(\w+)}", sentence)
+    text = re.sub(r"{\w+}", "%s", sentence.replace("%", "%%").replace("'", "\\'"))
+    expressions = ", ".join(values[name][1] for name in names)
+    # Joining strings with + instead would be refused: its cost cannot be estimated.
+    return {"messageExpression": f"'{text}'.format([{expressions}])"}
 
 
 def broken(rules: Sequence[Rule], job: BaseModel) -> list[Problem]:

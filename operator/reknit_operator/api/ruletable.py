@@ -5,7 +5,13 @@ from typing import Final
 
 from reknit.layout import Precision, Sharding
 from reknit.protocol.settings import Framework, OnLoss
-from reknit_operator.api.pods import EnvironmentVariable, PodSpecTemplate, Volume
+from reknit_operator.api.pods import (
+    TRAINING_CONTAINER,
+    ContainerTemplate,
+    EnvironmentVariable,
+    PodSpecTemplate,
+    Volume,
+)
 from reknit_operator.api.recovery import Rule as FailureRule
 from reknit_operator.api.rules import Rule
 from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism
@@ -17,17 +23,20 @@ MAX_NAME: Final = 40
 NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 RESERVED_PREFIXES: Final = ("REKNIT_", "TORCHELASTIC_")
-RESERVED_NAMES: Final = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "TF_CONFIG",
-    "JAX_COORDINATOR_ADDRESS",
+RESERVED_NAMES: Final = tuple(
+    """
+    RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME
+    ROLE_RANK ROLE_WORLD_SIZE MASTER_ADDR MASTER_PORT
+    TF_CONFIG
+    HOROVOD_RANK HOROVOD_SIZE HOROVOD_LOCAL_RANK HOROVOD_LOCAL_SIZE HOROVOD_CROSS_RANK
+    HOROVOD_CROSS_SIZE HOROVOD_HOSTNAME HOROVOD_CONTROLLER HOROVOD_CPU_OPERATIONS
+    HOROVOD_GLOO_RENDEZVOUS_ADDR HOROVOD_GLOO_RENDEZVOUS_PORT
+    DMLC_ROLE DMLC_WORKER_ID DMLC_NUM_WORKER DMLC_NUM_SERVER DMLC_PS_ROOT_URI
+    DMLC_PS_ROOT_PORT
+    JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID JAX_LOCAL_DEVICE_IDS
+    """.split()
 )
+"""Variables that tell a rank its place, under one framework or another."""
 
 _WORLD: Final = "self.workers.replicas * self.workers.processesPerReplica"
 _OTHER_DEGREES: Final = "self.parallelism.pipeline.stages * self.parallelism.tensor"
@@ -72,6 +81,11 @@ def _matches_something(rule: FailureRule) -> bool:
 def _has_free_name(variable: EnvironmentVariable) -> bool:
     name = variable.name
     return name not in RESERVED_NAMES and not name.startswith(RESERVED_PREFIXES)
+
+
+def _leaves_training_alone(container: ContainerTemplate) -> bool:
+    settings = (container.image, container.command, container.args, container.resources)
+    return container.name != TRAINING_CONTAINER or all(value is None for value in settings)
 
 
 def _has_unique_names(template: PodSpecTemplate) -> bool:
@@ -251,6 +265,15 @@ POD_RULES: Final = (
         holds=_has_unique_names,
         # The list type of the schema says the same.
         cel=None,
+    ),
+    Rule(
+        scope="spec.workers.template.spec.containers[]",
+        field="",
+        sentence="the training container takes its image from spec.image, its program from "
+        "spec.entrypoint and its resources from spec.workers.resources, set them there",
+        holds=_leaves_training_alone,
+        cel=f"self.name != '{TRAINING_CONTAINER}' || !(has(self.image) || has(self.command) || "
+        "has(self.args) || has(self.resources))",
     ),
     Rule(
         scope="spec.workers.template.spec.containers[].env[]",

@@ -1,4 +1,4 @@
-"""What cannot change while a job runs: everything that shapes its ranks and their results."""
+"""What cannot change while a job runs: everything that its ranks are told when they start."""
 
 from typing import Final
 
@@ -17,7 +17,12 @@ FIXED: Final = (
     "workers.replicas",
     "workers.minReplicas",
     "workers.processesPerReplica",
+    "spares",
     "deepspeed",
+    "recovery.copies",
+    "recovery.onLoss",
+    "checkpoint",
+    "scheduling",
 )
 """Fields of the spec that only a suspended job may change."""
 
