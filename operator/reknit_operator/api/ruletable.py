@@ -13,6 +13,7 @@ from reknit_operator.api.pods import (
     Volume,
 )
 from reknit_operator.api.recovery import Rule as FailureRule
+from reknit_operator.api.reserved import NAMES, PREFIXES
 from reknit_operator.api.rules import Rule
 from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism
 from reknit_operator.api.types import DistributedTrainingJob
@@ -21,22 +22,6 @@ MAX_NAME: Final = 40
 """Names of pods add a role, an index and a number of replacements to the job's, up to 63."""
 
 NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
-
-RESERVED_PREFIXES: Final = ("REKNIT_", "TORCHELASTIC_")
-RESERVED_NAMES: Final = tuple(
-    """
-    RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME
-    ROLE_RANK ROLE_WORLD_SIZE MASTER_ADDR MASTER_PORT
-    TF_CONFIG
-    HOROVOD_RANK HOROVOD_SIZE HOROVOD_LOCAL_RANK HOROVOD_LOCAL_SIZE HOROVOD_CROSS_RANK
-    HOROVOD_CROSS_SIZE HOROVOD_HOSTNAME HOROVOD_CONTROLLER HOROVOD_CPU_OPERATIONS
-    HOROVOD_GLOO_RENDEZVOUS_ADDR HOROVOD_GLOO_RENDEZVOUS_PORT
-    DMLC_ROLE DMLC_WORKER_ID DMLC_NUM_WORKER DMLC_NUM_SERVER DMLC_PS_ROOT_URI
-    DMLC_PS_ROOT_PORT
-    JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID JAX_LOCAL_DEVICE_IDS
-    """.split()
-)
-"""Variables that tell a rank its place, under one framework or another."""
 
 _WORLD: Final = "self.workers.replicas * self.workers.processesPerReplica"
 _OTHER_DEGREES: Final = "self.parallelism.pipeline.stages * self.parallelism.tensor"
@@ -80,7 +65,7 @@ def _matches_something(rule: FailureRule) -> bool:
 
 def _has_free_name(variable: EnvironmentVariable) -> bool:
     name = variable.name
-    return name not in RESERVED_NAMES and not name.startswith(RESERVED_PREFIXES)
+    return name not in NAMES and not name.startswith(PREFIXES)
 
 
 def _leaves_training_alone(container: ContainerTemplate) -> bool:
@@ -281,8 +266,8 @@ POD_RULES: Final = (
         sentence="Reknit sets the variable {name} itself, choose another name",
         holds=_has_free_name,
         cel="!("
-        + " || ".join(f"self.name.startsWith('{prefix}')" for prefix in RESERVED_PREFIXES)
-        + f") && !(self.name in {list(RESERVED_NAMES)})",
+        + " || ".join(f"self.name.startsWith('{prefix}')" for prefix in PREFIXES)
+        + f") && !(self.name in {list(NAMES)})",
         values={"name": (lambda variable: variable.name, "self.name")},
     ),
     Rule(
