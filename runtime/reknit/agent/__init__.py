@@ -1,0 +1,1 @@
+"""Process 1 of every training pod: starts ranks, waits on them, tells the coordinator."""

@@ -1,0 +1,163 @@
+"""The agent's state machine: (state, event, time) -> (state, actions), pure.
+
+The rules that hold whatever happens, and in whatever order:
+
+- Only the newest generation has processes here. Those of an older one are killed, and gone, before
+  the next ones start.
+- A message of a generation that is not newer than what was seen, or of a lower incarnation than
+  was promised, changes nothing.
+- Every end of a process of the newest generation that this agent did not cause is reported, and
+  reported again to every later connection until a newer generation begins.
+- The agent exits only when no process is left, or when the pod's time is up.
+"""
+
+from dataclasses import replace
+from typing import TypeAlias
+
+from reknit.agent import ending, launching
+from reknit.agent.events import (
+    Action,
+    Connected,
+    Disconnected,
+    Ended,
+    Event,
+    HangUp,
+    Log,
+    Offered,
+    Ready,
+    Received,
+    Said,
+    Send,
+    Started,
+    Terminated,
+    Tick,
+)
+from reknit.agent.state import AgentState, Slot
+from reknit.protocol.agents import (
+    Begin,
+    Conclude,
+    Drain,
+    End,
+    FromSlot,
+    Heartbeat,
+    Leaving,
+    Refuse,
+    Stopped,
+    Welcome,
+)
+from reknit.protocol.ranks import Beat, Failed, Finished, Phase, StepDone
+
+Outcome: TypeAlias = tuple[AgentState, list[Action]]
+
+
+def handle(state: AgentState, event: Event, now: float) -> tuple[AgentState, tuple[Action, ...]]:
+    """The state after `event` at time `now` (seconds, monotonic), and what is to be done."""
+    if state.is_over:
+        return state, ()
+    state, actions = _react(state, event, now)
+    state, more = ending.settle(state, now)
+    if not state.is_over:
+        state, launched = launching.launch_when_possible(state, now)
+        more += launched
+    return state, tuple(actions + more)
+
+
+def _react(state: AgentState, event: Event, now: float) -> Outcome:
+    match event:
+        case Connected():
+            return replace(state, is_connected=True), _introduction(state, now)
+        case Disconnected():
+            return replace(state, is_connected=False), []
+        case Received(message):
+            match message:
+                case Begin():
+                    return launching.begin(state, message)
+                case End():
+                    return ending.end(state, message.generation)
+                case Drain():
+                    return ending.drain(state, message)
+                case Conclude():
+                    return ending.conclude(state, message, now)
+                case Welcome():
+                    return _welcomed(state, message)
+                case Refuse():
+                    return ending.refused(state, message, now)
+        case Ready(problem):
+            return replace(state, is_ready=True, problem=problem), []
+        case Offered(store):
+            state = replace(state, store=store)
+            return state, [Send(_heartbeat(state, now))]
+        case Started(launch, pid):
+            slot = state.slot_of(launch)
+            return (state.with_slot(replace(slot, pid=pid)) if slot else state), []
+        case Said():
+            return _said(state, event, now)
+        case Ended():
+            return ending.ended(state, event)
+        case Terminated():
+            return ending.terminated(state, now)
+        case Tick():
+            return _tick(state, now)
+
+
+def _introduction(state: AgentState, now: float) -> list[Action]:
+    """All that a coordinator, perhaps a new one, must know."""
+    actions: list[Action] = [Send(state.register(now))]
+    for slot in state.slots:
+        if slot.finished is not None and slot.rank is not None:
+            actions.append(Send(FromSlot(rank=slot.rank, message=slot.finished)))
+        if slot.exited is not None:
+            actions.append(Send(slot.exited))
+    if state.stopped is not None and state.begin is None:
+        actions.append(Send(Stopped(generation=state.stopped, store=state.store)))
+    if state.is_leaving:
+        actions.append(Send(Leaving(grace_seconds=state.identity.grace_seconds)))
+    return actions
+
+
+def _welcomed(state: AgentState, message: Welcome) -> Outcome:
+    if message.incarnation < state.promised:
+        return state, [Log(f"incarnation {message.incarnation} is stale"), HangUp()]
+    return replace(state, promised=message.incarnation), []
+
+
+def _heartbeat(state: AgentState, now: float) -> Heartbeat:
+    return Heartbeat(slots=state.reports(now), store=state.store)
+
+
+def _tick(state: AgentState, now: float) -> Outcome:
+    """Heartbeat; time in which this agent was not scheduled is not held against its ranks."""
+    period = state.identity.heartbeat_seconds
+    lag = now - state.last_tick - 2 * period if state.last_tick is not None else 0.0
+    if lag > 0:
+        state = replace(state, slots=tuple(_shifted(slot, lag, now) for slot in state.slots))
+    state = replace(state, last_tick=now)
+    return state, [Send(_heartbeat(state, now))] if state.is_connected else []
+
+
+def _shifted(slot: Slot, seconds: float, now: float) -> Slot:
+    return replace(slot, heard_at=max(slot.heard_at, min(now, slot.heard_at + seconds)))
+
+
+def _said(state: AgentState, event: Said, now: float) -> Outcome:
+    """Keeps what a rank says of itself and passes it on; heartbeats go with the agent's own."""
+    slot = state.slot_of(event.launch)
+    if slot is None or slot.rank is None:
+        return state, []
+    message = event.message
+    stale = getattr(message, "generation", slot.generation) != slot.generation
+    if stale:
+        return state, [Log(f"rank {slot.rank} spoke of another generation: {message.kind}")]
+    slot = replace(slot, heard_at=now)
+    match message:
+        case Beat(phase=phase, step=step):
+            return state.with_slot(replace(slot, phase=phase, step=step)), []
+        case StepDone(step=step):
+            slot = replace(slot, phase=Phase.STEP, step=step)
+        case Finished(step=step):
+            slot = replace(slot, phase=Phase.CLOSING, step=step, finished=message)
+        case Failed(error=error):
+            slot = replace(slot, error=error, deadline=now + ending.FAILED_EXIT_SECONDS)
+        case _:
+            pass
+    return state.with_slot(slot), [Send(FromSlot(rank=slot.rank, message=message))]
