@@ -23,6 +23,22 @@ from reknit.protocol.base import Json
 FUNCTION_PATH: Final = "spec.entrypoint.function"
 CONFIG_PATH: Final = "spec.entrypoint.config"
 
+_KINDS: Final = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+
 
 @dataclass(frozen=True)
 class UserFunction:
@@ -50,6 +66,15 @@ class UserFunction:
         if problems:
             raise ConfigurationError("; ".join(problems))
         return config
+
+    def describe(self, config: Any) -> dict[str, Json]:
+        """A built configuration as plain JSON, defaults included."""
+        if self.config_type is None:
+            return {}
+        if self.config_type is dict:
+            return dict(config)
+        described = self._adapter.dump_python(config, mode="json", by_alias=True, fallback=str)
+        return dict(described)
 
     def _checked(self, values: Mapping[str, Json]) -> tuple[Any, list[str]]:
         if self.config_type is None:
@@ -190,7 +215,8 @@ def _unknown_fields(annotation: Any, value: object, path: str) -> Iterator[str]:
         if key in known:
             yield from _unknown_fields(known[key], item, f"{path}.{key}")
         elif not _allows_extra(annotation):
-            yield f"{path}.{key}: there is no such field{_suggestion(str(key), list(known))}"
+            near = _suggestion(str(key), list(known), others="; known are ")
+            yield f"{path}.{key}: unknown field{near}"
 
 
 def _fields(annotation: Any) -> dict[str, Any] | None:
@@ -221,7 +247,9 @@ def _sentence(detail: ErrorDetails) -> str:
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]
     )
     if detail["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
-        return f"{path}: is missing"
+        return f"{path}: this field is required"
+    if detail["type"] in _KINDS:
+        return f"{path}: must be {_KINDS[detail['type']]}, not {detail['input']!r}"
     text = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     text = text.rstrip(".")
     if text.startswith("Input should be "):
@@ -230,6 +258,8 @@ def _sentence(detail: ErrorDetails) -> str:
     return f"{path}: {text}"
 
 
-def _suggestion(name: str, known: list[str]) -> str:
+def _suggestion(name: str, known: list[str], others: str = "") -> str:
     near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    if near:
+        return f", did you mean {near[0]}?"
+    return others + ", ".join(known) if others and known else ""

@@ -1,7 +1,8 @@
 """What a dry run of the user's function tells `reknit validate` and `reknit plan`."""
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
+from reknit.layout import Sharding
 from reknit.protocol.base import Json, Message
 
 
@@ -28,7 +29,24 @@ class Inspection(Message):
     """Whether each element's update depends on that element alone."""
     num_samples: int | None = None
     total_steps: int | None = None
-    activation_elements: int | None = None
-    """Elements kept for backward by one micro-batch, None if the loss could not run on meta."""
+    activation_bytes: dict[Sharding, int] = Field(default_factory=dict)
+    """Bytes that one micro-batch keeps for backward, by sharding, as autocast and DeepSpeed lower
+    the precision differently; left out where the loss could not run without elements."""
+    warm_start_obstacle: str | None = None
+    """Why rank processes cannot be forked from a process that has imported the user's module."""
     config: dict[str, Json] = Field(default_factory=dict)
     """The configuration with its defaults."""
+
+
+class InspectionFailure(Message):
+    """Why there is no `Inspection`."""
+
+    problems: tuple[str, ...]
+    """One sentence each, with the path of the field where there is one."""
+    traceback: str | None = None
+    """The user's own, when the user's code raised."""
+
+
+INSPECTION_RESULT: TypeAdapter[Inspection | InspectionFailure] = TypeAdapter(
+    Inspection | InspectionFailure
+)

@@ -1,0 +1,1 @@
+"""What a job will look like before it runs: world, batches, memory, redundancy. All pure."""

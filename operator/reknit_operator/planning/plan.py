@@ -1,0 +1,113 @@
+"""The whole plan of a job, as `reknit plan` shows it."""
+
+from reknit.layout import BatchPlan, Sharding
+from reknit.protocol.base import Message
+from reknit.protocol.inspection import Inspection
+from reknit.protocol.settings import JobSettings
+from reknit_operator.planning.batches import BatchArithmetic, arithmetic
+from reknit_operator.planning.memory import Memory, ModelSize, ZeroLimits, memory_per_rank
+from reknit_operator.planning.redundancy import Redundancy, redundancy
+from reknit_operator.planning.world import Seat, seats
+
+
+class Choice(Message):
+    """What one way of sharding would mean for the job."""
+
+    sharding: Sharding
+    chosen: bool
+    memory: Memory
+    redundancy: Redundancy
+    obstacle: str | None = None
+    """Why the job cannot use it."""
+
+
+class Plan(Message):
+    """A job before it runs."""
+
+    name: str
+    world_size: int
+    num_pods: int
+    processes_per_pod: int
+    seats: tuple[Seat, ...]
+    batch: BatchArithmetic | None
+    """None for a command: its program decides."""
+    num_parameters: int | None
+    optimizer: str | None
+    num_samples: int | None
+    total_steps: int | None
+    epochs: float | None
+    """How often each sample is used."""
+    choices: tuple[Choice, ...]
+    """Every way of sharding; empty for a command."""
+    warm_start: str
+    """How a rank's process comes to life again."""
+
+
+def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
+    """The plan of a job; `inspection` is None for a command, whose program is not looked into.
+
+    Raises:
+        ValueError: the degrees or the batch do not fit the world.
+    """
+    degrees = settings.degrees.resolve(settings.world_size)
+    batch = settings.batch and arithmetic(
+        BatchPlan(settings.batch.global_batch, settings.batch.micro, degrees.data)
+    )
+    steps = inspection.total_steps if inspection else None
+    samples = inspection.num_samples if inspection else None
+    return Plan(
+        name=settings.name,
+        world_size=settings.world_size,
+        num_pods=settings.num_workers,
+        processes_per_pod=settings.processes_per_worker,
+        seats=tuple(seats(settings.name, settings.processes_per_worker, degrees)),
+        batch=batch,
+        num_parameters=ModelSize.of(inspection).trainable if inspection else None,
+        optimizer=inspection.optimizer if inspection else None,
+        num_samples=samples,
+        total_steps=steps,
+        epochs=steps * batch.global_batch / samples if steps and samples and batch else None,
+        choices=_choices(settings, inspection, degrees.data) if inspection else (),
+        warm_start=_warm_start(settings, inspection),
+    )
+
+
+def _choices(settings: JobSettings, inspection: Inspection, num_ranks: int) -> tuple[Choice, ...]:
+    size = ModelSize.of(inspection)
+    return tuple(
+        Choice(
+            sharding=sharding,
+            chosen=sharding is settings.sharding,
+            memory=memory_per_rank(
+                size,
+                sharding,
+                settings.precision,
+                num_ranks=num_ranks,
+                optimizer_tensors=inspection.optimizer_tensors,
+                activations=inspection.activation_bytes.get(sharding),
+                checkpoints=settings.checkpoint is not None,
+                limits=ZeroLimits.of(settings.deepspeed_config),
+            ),
+            redundancy=redundancy(sharding, num_ranks, settings.checkpoint),
+            obstacle=obstacle(sharding, inspection),
+        )
+        for sharding in Sharding
+    )
+
+
+def obstacle(sharding: Sharding, inspection: Inspection) -> str | None:
+    """Why a job cannot use a way of sharding, None when it can."""
+    if sharding.zero_stage and not inspection.elementwise:
+        name = inspection.optimizer.rpartition(".")[2]
+        return f"{name} needs whole parameters, and ZeRO cuts them into shares"
+    return None
+
+
+def _warm_start(settings: JobSettings, inspection: Inspection | None) -> str:
+    if inspection is None:
+        return "the command is started again in the same pods"
+    if inspection.warm_start_obstacle is not None:
+        return f"a new Python process, which takes seconds: {inspection.warm_start_obstacle}"
+    module = (settings.function or "").partition(":")[0]
+    libraries = "torch and DeepSpeed" if settings.sharding.zero_stage else "torch"
+    return f"forked from a process in the same pod that has loaded {libraries} and {module}"

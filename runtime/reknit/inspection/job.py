@@ -1,0 +1,197 @@
+"""The `Job` of a dry run: stops at the first training step, having looked at everything before."""
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Never
+
+import torch
+
+from reknit.checkpoint.pretrained import load_pretrained
+from reknit.data.drawing import Drawing
+from reknit.data.order import DataOrder
+from reknit.data.seeds import micro_batch_seed
+from reknit.errors import ConfigurationError
+from reknit.inspection.activations import activation_bytes
+from reknit.inspection.model import Built, buffers, build, parameters
+from reknit.inspection.optimizer import OptimizerFacts, probe, qualified_name
+from reknit.job import (
+    Batch,
+    Collate,
+    Dataset,
+    Engine,
+    Job,
+    Loss,
+    ModelFactory,
+    OptimizerFactory,
+    ScheduleFactory,
+    Transform,
+    unique_parameters,
+)
+from reknit.protocol.base import Json
+from reknit.protocol.inspection import Inspection
+from reknit.protocol.settings import BatchSettings, JobSettings
+
+
+class Inspected(BaseException):
+    """Ends the user's function where training would begin; no `except Exception` stops it."""
+
+
+@dataclass(frozen=True)
+class _Data:
+    num_samples: int
+    total_steps: int
+    micro_batch: Any
+
+
+class InspectionEngine(Engine):
+    """Stands for an engine whose model has no elements."""
+
+    def __init__(self, built: Built, loss: Loss, facts: OptimizerFacts, job: "InspectionJob"):
+        self.built = built
+        self.loss = loss
+        self.facts = facts
+        self._job = job
+
+    def train_step(self, batch: Batch) -> Never:
+        """Ends the dry run."""
+        del batch
+        raise Inspected
+
+    def evaluate(
+        self,
+        dataset: Dataset,
+        *,
+        loss: Loss | None = None,
+        transform: Transform | None = None,
+        collate: Collate | None = None,
+        limit: int | None = None,
+    ) -> float:
+        """Draws the first samples; the figure is not a number."""
+        del loss
+        count = len(dataset) if limit is None else min(limit, len(dataset))
+        if count < 1:
+            raise ConfigurationError("engine.evaluate: the data set has no samples")
+        self._job.draw(Drawing(dataset, transform, collate), range(count), shuffle=False)
+        return math.nan
+
+
+class InspectionJob(Job):
+    """Rank 0 of a job that is not run."""
+
+    def __init__(self, settings: JobSettings, batch: BatchSettings) -> None:
+        self.rank = 0
+        self.world_size = settings.world_size
+        self.seed = settings.seed
+        self.device = torch.device("cpu")
+        self.state: dict[str, Json] = {}
+        self._batch = batch
+        self._precision = settings.precision
+        self._engine: InspectionEngine | None = None
+        self._data: _Data | None = None
+
+    def engine(
+        self,
+        *,
+        model: ModelFactory,
+        optimizer: OptimizerFactory,
+        loss: Loss,
+        schedule: ScheduleFactory | None = None,
+        clip_grad_norm: float | None = None,
+        pretrained: str | PathLike[str] | None = None,
+    ) -> Engine:
+        """Builds model and optimizer without elements and lets the optimizer step on tiny ones."""
+        if self._engine is not None:
+            raise ConfigurationError("job.engine is to be called once")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ConfigurationError(
+                f"job.engine: clip_grad_norm must be positive, not {clip_grad_norm}"
+            )
+        torch.manual_seed(self.seed)
+        built = build(model, optimizer, schedule)
+        trainable = list(unique_parameters(built.model.parameters()))
+        if not trainable:
+            raise ConfigurationError("job.engine: the model has no trainable parameters")
+        if pretrained is not None:
+            with built.fake or nullcontext():
+                load_pretrained(built.model, pretrained)
+        self._engine = InspectionEngine(built, loss, probe(optimizer, trainable), self)
+        return self._engine
+
+    def batches(
+        self,
+        dataset: Dataset,
+        *,
+        steps: int | None = None,
+        epochs: int | None = None,
+        transform: Transform | None = None,
+        collate: Collate | None = None,
+        shuffle: bool = True,
+    ) -> Iterator[Batch]:
+        """Draws the first micro-batch of the first step and ends the dry run."""
+        num_samples = len(dataset)
+        total_steps = self._total_steps(num_samples, steps, epochs)
+        drawing = Drawing(dataset, transform, collate)
+        first = self.draw(drawing, range(self._batch.micro), shuffle=shuffle)
+        self._data = _Data(num_samples, total_steps, first)
+        raise Inspected
+
+    def log(self, **metrics: float) -> None:
+        """Takes the figures and forgets them."""
+
+    def draw(self, drawing: Drawing, positions: range, *, shuffle: bool) -> Any:
+        """The micro-batch at the beginning of `positions` in the data order."""
+        order = DataOrder(len(drawing.dataset), self.seed, shuffle)
+        sample_ids = order.samples(positions[: self._batch.micro])
+        return drawing.draw(sample_ids, micro_batch_seed(self.seed, 0, 0), threading.Event())
+
+    def result(self) -> Inspection:
+        """What has been found.
+
+        Raises:
+            ConfigurationError: the function returned without calling `job.engine`.
+        """
+        engine, data = self._engine, self._data
+        if engine is None:
+            raise ConfigurationError(
+                "spec.entrypoint.function: it returns without calling job.engine, so nothing is "
+                "trained"
+            )
+        found = Inspection(
+            parameters=tuple(parameters(engine.built)),
+            buffers=tuple(buffers(engine.built)),
+            optimizer=qualified_name(engine.built.optimizer),
+            optimizer_tensors=engine.facts.tensors,
+            elementwise=engine.facts.elementwise,
+        )
+        if data is None:
+            return found
+        return found.model_copy(
+            update={
+                "num_samples": data.num_samples,
+                "total_steps": data.total_steps,
+                "activation_bytes": activation_bytes(
+                    engine.built, engine.loss, data.micro_batch, self._precision
+                ),
+            }
+        )
+
+    def _total_steps(self, num_samples: int, steps: int | None, epochs: int | None) -> int:
+        if (steps is None) == (epochs is None):
+            raise ConfigurationError("job.batches: give exactly one of steps and epochs")
+        if num_samples < 1:
+            raise ConfigurationError("job.batches: the data set has no samples")
+        if steps is not None:
+            total = steps
+        else:
+            assert epochs is not None
+            total = epochs * num_samples // self._batch.global_batch
+        if total < 1:
+            raise ConfigurationError(
+                "job.batches: there is nothing to train on, as "
+                f"{'steps' if steps is not None else 'epochs'} comes to {total} steps"
+            )
+        return total
