@@ -98,7 +98,7 @@ def examine(
             if verify_contents and crc32_of(path / shard.file) != shard.crc32:
                 raise ValueError(f"{shard.file} is damaged: its checksum differs")
     except OSError as error:
-        return Rejected(path, f"{Path(str(error.filename)).name}: {error.strerror}")
+        return Rejected(path, f"{Path(error.filename or path).name}: {error.strerror}")
     except ValueError as error:
         return Rejected(path, str(error))
     return CheckpointInfo(path, version, generation, manifest)
