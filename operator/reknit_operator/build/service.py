@@ -1,0 +1,33 @@
+"""The headless Service of a job: DNS names for its pods."""
+
+from typing import Any
+
+from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.build.metadata import child_metadata
+from reknit_operator.constants import (
+    COORDINATOR_PORT,
+    LABEL_JOB,
+    LABEL_JOB_UID,
+    service_name,
+)
+
+
+def build_service(job: DistributedTrainingJob) -> dict[str, Any]:
+    """The Service of `job`.
+
+    Addresses are published before pods are ready: agents look for the coordinator while both
+    start, and retry by themselves.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": child_metadata(job, service_name(job.metadata.name), "service"),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {LABEL_JOB: job.metadata.name, LABEL_JOB_UID: job.metadata.uid},
+            "ports": [
+                {"name": "coordinator", "port": COORDINATOR_PORT, "targetPort": COORDINATOR_PORT}
+            ],
+        },
+    }

@@ -1,0 +1,69 @@
+"""The settings that a job's pods get, from its manifest."""
+
+from datetime import timedelta
+from typing import Final
+
+from reknit.protocol.settings import (
+    BatchSettings,
+    CheckpointSettings,
+    JobSettings,
+    RecoverySettings,
+)
+from reknit_operator.api.types import DistributedTrainingJob, JobSpec
+from reknit_operator.build.options import BuildOptions
+from reknit_operator.constants import CHECKPOINT_MOUNT
+
+DEFAULT_GRACE: Final = timedelta(seconds=30)
+
+
+def grace_period(spec: JobSpec) -> timedelta:
+    """What a training pod gets between SIGTERM and SIGKILL: the template's word, else 30 s."""
+    extra = spec.workers.template.spec.model_extra or {}
+    seconds = extra.get("terminationGracePeriodSeconds")
+    return timedelta(seconds=seconds) if isinstance(seconds, int) else DEFAULT_GRACE
+
+
+def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSettings:
+    """What coordinator, agents and ranks of `job` need to know of it."""
+    spec = job.spec
+    return JobSettings(
+        name=job.metadata.name,
+        namespace=job.metadata.namespace,
+        uid=job.metadata.uid,
+        function=spec.entrypoint.function,
+        command=spec.entrypoint.command,
+        config=spec.entrypoint.config,
+        framework=spec.framework,
+        degrees=spec.parallelism.degrees,
+        sharding=spec.parallelism.sharding,
+        batch=spec.batch
+        and BatchSettings(global_batch=spec.batch.global_batch, micro=spec.batch.micro),
+        precision=spec.precision,
+        seed=spec.seed,
+        num_workers=spec.workers.replicas,
+        min_workers=spec.workers.fewest_replicas,
+        processes_per_worker=spec.workers.processes_per_replica,
+        num_spares=spec.spares.replicas,
+        deepspeed_config=spec.deepspeed.config,
+        recovery=RecoverySettings(
+            copies=spec.recovery.copies,
+            on_loss=spec.recovery.on_loss,
+            grace_seconds=grace_period(spec).total_seconds(),
+        ),
+        checkpoint=_checkpoint(spec, options),
+    )
+
+
+def _checkpoint(spec: JobSpec, options: BuildOptions) -> CheckpointSettings | None:
+    path = options.checkpoint_root
+    if path is None:
+        if spec.checkpoint.volume is None:
+            return None
+        path = CHECKPOINT_MOUNT
+    every = spec.checkpoint.every
+    return CheckpointSettings(
+        path=path,
+        every_seconds=None if every is None else every.total_seconds(),
+        every_steps=spec.checkpoint.every_steps,
+        keep=spec.checkpoint.keep,
+    )

@@ -1,0 +1,53 @@
+"""The pod of one worker: an agent that runs ranks."""
+
+from typing import Any
+
+from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.build.environment import worker_environment
+from reknit_operator.build.options import BuildOptions
+from reknit_operator.build.overlay import apply_template
+from reknit_operator.build.pod import Place, build_pod
+from reknit_operator.build.settings import grace_period
+from reknit_operator.constants import (
+    CHECKPOINT_MOUNT,
+    TRAINING_CONTAINER,
+    Role,
+    worker_name,
+)
+
+
+def build_worker(
+    job: DistributedTrainingJob,
+    options: BuildOptions,
+    replica: int,
+    *,
+    attempt: int,
+    replacements: int,
+) -> dict[str, Any]:
+    """The pod of worker `replica` after so many attempts of the job and replacements of it."""
+    spec = job.spec
+    # Data loaders and NCCL share memory between processes; the default of 64 MiB is too small.
+    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the mount of shared memory
+    if spec.checkpoint.volume is not None and options.checkpoint_root is None:
+        volumes.append({"name": "checkpoints", **spec.checkpoint.volume.source()})
+        mounts.append({"name": "checkpoints", "mountPath": CHECKPOINT_MOUNT})
+    name = worker_name(job.metadata.name, replica, attempt=attempt, replacements=replacements)
+    container: dict[str, Any] = {
+        "name": TRAINING_CONTAINER,
+        "image": spec.image or options.image,
+        "command": [*options.python, "-m", "reknit.agent"],
+        "env": worker_environment(job, options, replica),
+        "resources": spec.workers.resources.to_object(),
+        "volumeMounts": mounts,
+    }
+    pod = build_pod(
+        job,
+        Place(Role.WORKER, replica, attempt, replacements),
+        name=name,
+        hostname=f"worker-{replica}",
+        container=container,
+        volumes=volumes,
+        grace=grace_period(spec),
+    )
+    return apply_template(pod, spec.workers.template)

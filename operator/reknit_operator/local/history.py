@@ -1,0 +1,91 @@
+"""Gathers the records of all coordinators that a job has had into one history."""
+
+import logging
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import ValidationError
+
+from reknit.protocol.status import EventRecord, History, Record, StepRecord
+from reknit_operator.reconcile.coordinator import CoordinatorClient
+
+logger = logging.getLogger(__name__)
+
+
+class HistoryFile:
+    """Records in memory and, one JSON object per line, in a file that outlives the process.
+
+    A coordinator forgets when it dies, and its successor numbers from 0. Here records have one
+    numbering, a step that two coordinators tell of stands once, and an earlier run in the same
+    folder comes first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._records: list[Record] = []
+        self._steps: set[tuple[int, int, int]] = set()
+        self._next: dict[int, int] = {}
+        whole = b""
+        if path.exists():
+            # A process that was killed may have left half a line.
+            whole = path.read_bytes()
+            whole = whole[: whole.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            try:
+                history = History.model_validate_json(b'{"records":[' + line + b'],"next":0}')
+            except ValidationError:
+                logger.warning("%s holds a line that is no record; it is left out", path)
+                continue
+            self._remember(history.records[0])
+        self._file = path.open("ab")
+        self._file.truncate(len(whole))
+
+    def __enter__(self) -> "HistoryFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; the records can still be read."""
+        self._file.close()
+
+    def records(self, after: int) -> History:
+        """The records from number `after` on."""
+        return History(records=tuple(self._records[after:]), next=len(self._records))
+
+    async def gather(self, client: CoordinatorClient, incarnation: int) -> None:
+        """Takes over what the coordinator of `incarnation` has recorded since the last time."""
+        history = await client.history(self._next.get(incarnation, 0))
+        if history is None:
+            return
+        # Two calls may overlap; what the other one has taken is not taken again.
+        fresh = max(0, len(history.records) - (history.next - self._next.get(incarnation, 0)))
+        if history.next <= self._next.get(incarnation, 0):
+            return
+        self._next[incarnation] = history.next
+        lines = [
+            record.model_dump_json().encode() + b"\n"
+            for record in history.records[fresh:]
+            if self._remember(record)
+        ]
+        if not self._file.closed:
+            self._file.write(b"".join(lines))
+            self._file.flush()
+
+    def _remember(self, record: Record) -> bool:
+        if isinstance(record, EventRecord):
+            self._records.append(record)
+            return True
+        assert isinstance(record, StepRecord)
+        mark = (*record.generation.key(), record.step)
+        if mark in self._steps:
+            return False
+        self._steps.add(mark)
+        self._records.append(record)
+        return True

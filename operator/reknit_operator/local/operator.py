@@ -1,0 +1,60 @@
+"""The operator as a process of its own: `python -m reknit_operator.local.operator`."""
+
+import argparse
+import asyncio
+import logging
+import secrets
+import sys
+from pathlib import Path
+
+import aiohttp
+
+from reknit_operator.build.options import BuildOptions
+from reknit_operator.constants import Kind
+from reknit_operator.local.client import StoreClient
+from reknit_operator.reconcile.cache import Cache, JobKey
+from reknit_operator.reconcile.controller import Controller
+from reknit_operator.reconcile.informer import follow
+from reknit_operator.reconcile.poll import PERIOD, Poller
+from reknit_operator.reconcile.queue import KeyedQueue
+
+
+async def operate(socket: Path, options: BuildOptions) -> None:
+    """Drives every job of the store at `socket` until the store goes away."""
+    cache, queue = Cache(), KeyedQueue[JobKey]()
+    async with StoreClient(socket) as client, aiohttp.ClientSession() as session:
+        poller = Poller(session, queue.add, period=PERIOD / 4)
+        controller = Controller(
+            client,
+            cache,
+            queue,
+            poller,
+            options=options,
+            new_token=lambda: secrets.token_urlsafe(32),
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for kind in Kind:
+                    group.create_task(follow(kind, client, cache, queue), name=f"follow {kind}")
+                group.create_task(controller.run(), name="controller")
+        finally:
+            await poller.close()
+
+
+def main() -> int:
+    """Runs until it is killed, or until the store goes away; then the exit status is 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--socket", type=Path, required=True, help="unix socket of the store")
+    parser.add_argument("--checkpoint-root", required=True, help="folder for checkpoints")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    options = BuildOptions(python=(sys.executable,), checkpoint_root=str(arguments.checkpoint_root))
+    try:
+        asyncio.run(operate(arguments.socket, options))
+    except* (OSError, aiohttp.ClientError) as gone:
+        logging.getLogger(__name__).info("The store has gone away: %s", gone.exceptions[0])
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Which worker pods a job wants, and which of those that exist fill a place."""
+
+from collections.abc import Iterable
+
+from reknit_operator.api.types import DistributedTrainingJob, JobStatus, OnLoss
+from reknit_operator.constants import Role, replica_key
+from reknit_operator.reconcile.observed import Pod
+
+
+def wanted_replicas(job: DistributedTrainingJob) -> range:
+    """Indices of the workers; lost ones are always asked for anew, also while going on smaller."""
+    return range(job.spec.workers.replicas)
+
+
+def num_required(job: DistributedTrainingJob) -> int:
+    """Workers without which training cannot go on."""
+    if job.spec.recovery.on_loss is OnLoss.SHRINK:
+        return job.spec.workers.fewest_replicas
+    return job.spec.workers.replicas
+
+
+def fills_place(pod: Pod, job: DistributedTrainingJob, status: JobStatus) -> bool:
+    """Whether `pod` is the one that its place is meant to have now, in whatever condition."""
+    if pod.attempt != status.attempts:
+        return False
+    if pod.role == Role.COORDINATOR:
+        return pod.ordinal == status.membership.incarnation
+    return (
+        pod.role == Role.WORKER
+        and pod.replica in wanted_replicas(job)
+        and pod.ordinal == status.replacements.get(replica_key(pod.role, pod.replica), 0)
+    )
+
+
+def current(pods: Iterable[Pod], job: DistributedTrainingJob, status: JobStatus) -> list[Pod]:
+    """The pods that fill a place, in the order of their names."""
+    return [pod for pod in pods if fills_place(pod, job, status)]

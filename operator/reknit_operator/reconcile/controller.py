@@ -1,0 +1,129 @@
+"""The loop: takes keys from the queue and brings each job one pass further."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import ValidationError
+
+from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.build.options import BuildOptions
+from reknit_operator.constants import Kind, Role
+from reknit_operator.reconcile.apply import apply
+from reknit_operator.reconcile.cache import Cache, JobKey
+from reknit_operator.reconcile.client import ConflictError, NotFoundError, ObjectClient
+from reknit_operator.reconcile.coordinator import read_token
+from reknit_operator.reconcile.decide import decide
+from reknit_operator.reconcile.observe import observe, owned_by
+from reknit_operator.reconcile.observed import Observed
+from reknit_operator.reconcile.poll import Poller
+from reknit_operator.reconcile.queue import KeyedQueue
+
+logger = logging.getLogger(__name__)
+
+NUM_WORKERS: Final = 8
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Controller:
+    """Reconciles jobs; whoever watches the API puts changes into `cache` and keys into `queue`."""
+
+    def __init__(
+        self,
+        client: ObjectClient,
+        cache: Cache,
+        queue: KeyedQueue[JobKey],
+        poller: Poller,
+        *,
+        options: BuildOptions,
+        new_token: Callable[[], str],
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._queue = queue
+        self._poller = poller
+        self._options = options
+        self._new_token = new_token
+        self._now = now
+        self._written: dict[JobKey, datetime] = {}
+
+    async def run(self, num_workers: int = NUM_WORKERS) -> None:
+        """Works until cancelled; a job that takes long keeps one worker and no other job busy."""
+        async with asyncio.TaskGroup() as group:
+            for index in range(num_workers):
+                group.create_task(self._work(), name=f"reconcile {index}")
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            try:
+                await self._handle(key)
+            finally:
+                self._queue.done(key)
+
+    async def _handle(self, key: JobKey) -> None:
+        try:
+            await self.reconcile(key)
+        except (ConflictError, NotFoundError):
+            # The cache is behind; the change that it lacks will come by itself.
+            self._queue.retry(key)
+        except Exception as error:
+            wait = self._queue.retry(key)
+            name, seconds = "/".join(key), wait.total_seconds()
+            logger.warning("Job %s: %s; trying again in %.2f s", name, error, seconds)
+            logger.debug("Job %s", name, exc_info=True)
+        else:
+            self._queue.forget(key)
+
+    async def reconcile(self, key: JobKey) -> None:
+        """One pass over one job."""
+        job = self._cache.job(key)
+        if job is None:
+            self._poller.forget(key)
+            self._written.pop(key, None)
+            return
+        try:
+            observed = observe(
+                job,
+                self._cache.children(key),
+                options=self._options,
+                new_token=self._new_token(),
+                coordinator=self._poller.report(key),
+                written=self._written.get(key),
+            )
+        except ValidationError as error:
+            # Nothing can be done until someone changes the object, and then it comes up again.
+            logger.warning("Job %s is not understood: %s", "/".join(key), error)
+            return
+        now = self._now()
+        plan = decide(observed, now)
+        self._follow(key, observed)
+        if await apply(plan, job, self._client, self._cache):
+            self._written[key] = now
+        if plan.requeue_after is not None:
+            self._queue.add(key, plan.requeue_after)
+
+    def _follow(self, key: JobKey, observed: Observed) -> None:
+        """Polls the coordinator of the highest incarnation that has an address."""
+        token = self._token(key, observed.job)
+        pods = [
+            pod
+            for pod in observed.pods
+            if pod.role == Role.COORDINATOR and pod.address and not pod.ended
+        ]
+        if pods and token is not None:
+            self._poller.follow(key, max(pods, key=lambda pod: pod.ordinal).address, token)
+        elif observed.job.status.completion_time is not None:
+            self._poller.forget(key)
+
+    def _token(self, key: JobKey, job: DistributedTrainingJob) -> str | None:
+        for child in self._cache.children(key):
+            if child["kind"] == Kind.SECRET and owned_by(child, job.metadata.uid):
+                return read_token(child)
+        return None

@@ -1,0 +1,173 @@
+"""A job that is meant to run: failures settled, missing pods created."""
+
+from datetime import datetime
+
+from reknit_operator.api.types import (
+    ConditionType,
+    CountsTowards,
+    RuleAction,
+)
+from reknit_operator.build.coordinator import build_coordinator
+from reknit_operator.build.secret import build_secret
+from reknit_operator.build.service import build_service
+from reknit_operator.build.worker import build_worker
+from reknit_operator.constants import Reason, Role, replica_key
+from reknit_operator.policy.budget import charge, exhausted, replace_at
+from reknit_operator.policy.cleanup import outdated, remove, stop
+from reknit_operator.policy.elasticity import current, wanted_replicas
+from reknit_operator.policy.failure import Failure, classify, job_failure, patience_ends, remedy
+from reknit_operator.policy.outcome import Outcome
+from reknit_operator.policy.suspension import Suspension, suspension
+from reknit_operator.reconcile.draft import Draft
+from reknit_operator.reconcile.observed import Pod
+from reknit_operator.reconcile.status import report_pods, report_progress, report_training
+
+
+def run(draft: Draft) -> Outcome | None:
+    """Brings the job's objects to what they should be; returns an outcome if it must end."""
+    _begin(draft)
+    outcome = _settle(draft)
+    if outcome is not None:
+        return outcome
+    if _make_room(draft):
+        _fill(draft)
+    report_pods(draft)
+    report_training(draft)
+    report_progress(draft)
+    return None
+
+
+def _begin(draft: Draft) -> None:
+    """Counts an attempt when the job starts, or starts again after a suspension."""
+    resumed = suspension(draft.job) is Suspension.RESUME
+    if draft.status.attempts and not resumed:
+        return
+    draft.update(attempts=draft.status.attempts + 1, start_time=draft.stamp)
+    reason = Reason.RESUMED if resumed else Reason.NOT_SUSPENDED
+    draft.condition(ConditionType.SUSPENDED, False, reason)
+    draft.condition(ConditionType.SUCCEEDED, None, Reason.STARTED)
+    sentence = f"attempt {draft.status.attempts} began"
+    draft.event("Normal", Reason.RESUMED if resumed else Reason.STARTED, sentence)
+
+
+def _settle(draft: Draft) -> Outcome | None:
+    """Writes every new failure to the status, exactly once, and says what follows from it.
+
+    A failure is new while its pod fills its place; what is written moves the place on to the next
+    pod, so that the same failure is never seen again, whoever deletes the old pod.
+    """
+    for pod in current(draft.observed.pods, draft.job, draft.status):
+        draft.wake(patience_ends(pod))
+        failure = classify(pod, draft.now)
+        if failure is None:
+            continue
+        chosen = remedy(failure, draft.job.spec.recovery.rules)
+        draft.count(failure.exit_class)
+        if chosen.action is RuleAction.FAIL_JOB:
+            return job_failure(failure, chosen.by_rule)
+        budget = draft.job.spec.recovery.budget
+        if chosen.counts_towards is CountsTowards.FAILURES:
+            times = charge(draft.status.failure_times, budget, draft.stamp)
+            draft.update(failure_times=times)
+            if exhausted(times, budget, draft.stamp):
+                sentence = f"more than {budget.failures} failures within {budget.per}, the last: "
+                return Outcome(Reason.BUDGET_EXHAUSTED, sentence + str(failure))
+        if failure.job_wide:
+            _restart(draft, failure)
+            return None
+        _move_on(draft, failure)
+    return None
+
+
+def _restart(draft: Draft, failure: Failure) -> None:
+    """Starts all pods anew: the membership has given up, and a rule says to go on."""
+    draft.update(attempts=draft.status.attempts + 1)
+    sentence = f"attempt {draft.status.attempts} began after: {failure}"
+    draft.event("Warning", Reason.RESTARTED, sentence)
+
+
+def _move_on(draft: Draft, failure: Failure) -> None:
+    """Gives the place of a failed pod to a new one."""
+    pod = failure.pod
+    if pod.role == Role.COORDINATOR:
+        _take_incarnation(draft)
+        draft.event("Warning", Reason.COORDINATOR_REPLACED, str(failure))
+        return
+    key = replica_key(pod.role, pod.replica)
+    replacements = dict(draft.status.replacements)
+    replacements[key] = replacements.get(key, 0) + 1
+    draft.update(replacements=replacements)
+    preempted = pod.deleted is not None
+    draft.event(
+        "Normal" if preempted else "Warning",
+        Reason.POD_PREEMPTED if preempted else Reason.POD_REPLACED,
+        str(failure),
+    )
+
+
+def _make_room(draft: Draft) -> bool:
+    """Removes pods that no longer fill a place; returns whether new ones may be created.
+
+    Pods of an earlier attempt must have stopped before the next attempt begins, for both would
+    write checkpoints. A replaced pod need not: its agent and its coordinator know it is leaving.
+    """
+    pods, attempt = draft.observed.pods, draft.status.attempts
+    earlier = [pod for pod in pods if pod.attempt != attempt]
+    stopped = draft.remove(stop(earlier, draft.now))
+    draft.remove(remove([pod for pod in earlier if pod.ended], draft.now))
+    filling = current(pods, draft.job, draft.status)
+    draft.remove(remove(outdated(pods, attempt, filling), draft.now))
+    return stopped
+
+
+def _fill(draft: Draft) -> None:
+    """Creates what is missing."""
+    observed, job = draft.observed, draft.job
+    if not observed.secrets:
+        draft.create(build_secret(job, observed.new_token))
+    if not observed.services:
+        draft.create(build_service(job))
+    present = current(observed.pods, job, draft.status)
+    if not any(pod.role == Role.COORDINATOR for pod in present):
+        coordinators = [pod for pod in observed.pods if pod.role == Role.COORDINATOR]
+        if _may_create(draft, coordinators):
+            # The number is taken in the same write that precedes the creation, and never used for
+            # a second pod, not even when nobody can tell any more whether the first ever existed.
+            if draft.status.membership == job.status.membership:
+                _take_incarnation(draft)
+            draft.create(
+                build_coordinator(
+                    job,
+                    observed.options,
+                    incarnation=draft.status.membership.incarnation,
+                    attempt=draft.status.attempts,
+                )
+            )
+    filled = {pod.replica for pod in present if pod.role == Role.WORKER}
+    for replica in wanted_replicas(job):
+        if replica in filled:
+            continue
+        before = [pod for pod in observed.pods if (pod.role, pod.replica) == (Role.WORKER, replica)]
+        if _may_create(draft, before):
+            draft.create(
+                build_worker(
+                    job,
+                    observed.options,
+                    replica,
+                    attempt=draft.status.attempts,
+                    replacements=draft.status.replacements.get(replica_key("worker", replica), 0),
+                )
+            )
+
+
+def _may_create(draft: Draft, predecessors: list[Pod]) -> bool:
+    """Whether a place may be filled now; if not, the draft wakes up when it may."""
+    moment: datetime | None = replace_at(draft.status.failure_times, predecessors, draft.now)
+    draft.wake(moment)
+    return moment is None
+
+
+def _take_incarnation(draft: Draft) -> None:
+    membership = draft.status.membership
+    taken = membership.model_copy(update={"incarnation": membership.incarnation + 1})
+    draft.update(membership=taken)
