@@ -1,7 +1,6 @@
 """YAML text to plain values, read the way kubectl reads it."""
 
 import re
-from collections.abc import Hashable
 from typing import Any, Final
 
 import yaml
@@ -10,27 +9,32 @@ from reknit_operator.api.problems import ManifestError, Problem
 
 _FLOAT: Final = re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$")
 _INT: Final = re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+)$")
+_KEY_TAGS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 class _Loader(yaml.SafeLoader):
     """YAML as in Kubernetes: `3e-4` is a number, dates stay text, a key stands once."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        self.flatten_mapping(node)
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        # Checked here, before merge keys (<<) bring in keys that may rightly stand twice.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag not in _KEY_TAGS:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is not text, put it in quotes",
-                    problem_mark=key_node.start_mark,
+                    problem=f"the key {_written(key)} is not text, put it in quotes",
+                    problem_mark=key.start_mark,
                 )
-            if key in seen:
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            seen.add(key.value)
+        return node
+
+
+def _written(node: yaml.Node) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else f"of this {node.id}"
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:

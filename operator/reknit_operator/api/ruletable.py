@@ -111,7 +111,7 @@ ENTRYPOINT_RULES: Final = (
         field="config",
         sentence="a command gets no config, put the values into its arguments or environment",
         holds=lambda entrypoint: entrypoint.command is None or not entrypoint.config,
-        cel=None,
+        cel="!has(self.command) || !has(self.config) || size(dyn(self.config)) == 0",
     ),
     Rule(
         scope="spec",
@@ -211,7 +211,8 @@ TRAINING_RULES: Final = (
         sentence="this configuration has no effect without DeepSpeed, set parallelism.sharding to "
         "ZeRO1, ZeRO2 or ZeRO3, or remove it",
         holds=lambda spec: not spec.deepspeed.config or spec.parallelism.sharding != Sharding.NONE,
-        cel=None,
+        cel="!has(self.deepspeed.config) || size(dyn(self.deepspeed.config)) == 0 "
+        "|| self.parallelism.sharding != 'None'",
     ),
 )
 
