@@ -28,6 +28,28 @@ def largest_file(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.fixture
+def slow_writes(monkeypatch):
+    """Holds back every write within the context; calling what it yields waits for the first."""
+
+    @contextmanager
+    def hold():
+        entered, gate = threading.Event(), threading.Event()
+        write = NewFile.write
+
+        def held(self, data):
+            entered.set()
+            assert gate.wait(20)
+            write(self, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(NewFile, "write", held)
+            yield lambda: entered.wait(20)
+            gate.set()
+
+    return hold
+
+
 def contents(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -68,35 +90,15 @@ def test_progress_goes_from_begun_to_durable_to_committed(world):
 def test_the_snapshot_is_of_the_moment_of_begin(world, newest_version, slow_writes):
     job = world(size=1)
     state = job.state(0, 5)
-    with slow_writes():
+    with slow_writes() as writing:
         assert job.ranks[0].begin(5, state)
+        assert writing()
         for piece in state.pieces:
             piece.data.zero_()
         state.scalars["lr"] = -1.0
     job.wait()
     job.commit(5)
     assert newest_version() == 5
-
-
-@pytest.fixture
-def slow_writes(monkeypatch):
-    """Holds back every write within the context."""
-
-    @contextmanager
-    def hold():
-        gate = threading.Event()
-        write = NewFile.write
-
-        def held(self, data):
-            assert gate.wait(20)
-            write(self, data)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(NewFile, "write", held)
-            yield gate
-            gate.set()
-
-    return hold
 
 
 def test_begin_never_waits_for_the_disk_and_refuses_a_second_write(world, slow_writes):
@@ -180,12 +182,28 @@ class TestAbandon:
     def test_it_stops_a_write_in_the_middle(self, world, slow_writes):
         job = world(size=1)
         (rank,) = job.ranks
-        with slow_writes():
+        with slow_writes() as writing:
             rank.begin(1, job.state(0, 1))
+            assert writing()
             rank.abandon(1)
             assert rank.progress() is None
         job.wait()
         assert contents(rank.location(1)) == []
+
+    def test_it_stops_a_write_before_it_begins(self, world, slow_writes, newest_version):
+        job = world(size=1)
+        (rank,) = job.ranks
+        with slow_writes() as writing:
+            rank.begin(1, job.state(0, 1))
+            assert writing()
+            rank.abandon(1)
+            rank.begin(2, job.state(0, 2))
+            rank.abandon(2)
+            assert rank.begin(3, job.state(0, 3))
+        job.wait()
+        assert not rank.location(2).exists()
+        job.commit(3)
+        assert newest_version() == 3
 
     def test_the_same_version_can_be_written_afterwards(self, world, newest_version):
         job = world(size=2)
