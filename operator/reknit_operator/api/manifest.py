@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _written(node: yaml.Node) -> str:
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else f"of this {node.id}"
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else "of several values"
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:

@@ -1,7 +1,7 @@
 """What the operator reports of a job."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -20,7 +20,9 @@ class ConditionType(StrEnum):
     PODS_READY = "PodsReady"
 
 
-ConditionStatus = Literal["True", "False", "Unknown"]
+ConditionStatus: TypeAlias = Literal["True", "False", "Unknown"]
+ObjectGeneration: TypeAlias = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""metadata.generation of a manifest."""
 
 
 class Condition(Observed):
@@ -36,7 +38,7 @@ class Condition(Observed):
     """Why, for people."""
     last_transition_time: Time
     """When `status` last changed."""
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    observed_generation: ObjectGeneration | None = None
     """The generation of the manifest that this was observed of."""
 
 
@@ -118,11 +120,11 @@ class JobStatus(Observed):
 
     conditions: Annotated[
         tuple[Condition, ...],
-        AfterValidator(_most_telling_first),
         Field(max_length=16, json_schema_extra=keyed_by("type")),
+        AfterValidator(_most_telling_first),
     ] = ()
     """Succeeded, Failed, Suspended, Recovering, Running, PodsReady: in this order."""
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    observed_generation: ObjectGeneration | None = None
     """The generation of the manifest that was last acted on."""
     start_time: Time | None = None
     """When the job was first started; anew after a suspension."""

@@ -96,7 +96,7 @@ def test_merge_keys_may_bring_in_a_key_again():
         ),
         (
             "a: {[b]: 2}\n",
-            "line 1, column 5: the manifest is no YAML: the key of this sequence is not text",
+            "line 1, column 5: the manifest is no YAML: the key of several values is not text",
         ),
         ("a: [1, 2\n", "line 2, column 1: the manifest is no YAML: expected ',' or ']'"),
         ("a: b: c\n", "line 1, column 5: the manifest is no YAML: mapping values are not allowed"),

@@ -298,6 +298,28 @@ def test_containers_of_the_same_name_are_refused(api_server, changed):
     assert containers["x-kubernetes-list-map-keys"] == ["name"]
 
 
+def test_a_deepspeed_configuration_that_contradicts_the_job_is_refused(changed):
+    manifest = changed(
+        {
+            "spec.parallelism.sharding": "ZeRO2",
+            "spec.deepspeed.config": {
+                "train_batch_size": 32,
+                "train_micro_batch_size_per_gpu": 8,
+                "zero_optimization": {"stage": 3, "reduce_bucket_size": 1000},
+            },
+            "spec.recovery.copies": 1,
+        }
+    )
+
+    problems = validate(parse_object(manifest))
+
+    assert [(problem.path, "remove it" in problem.sentence) for problem in problems] == [
+        ("spec.deepspeed.config.train_batch_size", True),
+        ("spec.deepspeed.config.zero_optimization.stage", True),
+        ("spec.recovery.copies", False),
+    ]
+
+
 def test_every_rule_is_broken_by_a_case(changed):
     jobs = [parse_object(changed(changes)) for changes, _, _ in BROKEN.values()]
     jobs.append(parse_object(changed({CONTAINERS: [{"name": "log"}, {"name": "log"}]})))
