@@ -1,0 +1,1 @@
+"""The job's membership: who is which rank, in which generation, and how the job ends."""

@@ -1,0 +1,104 @@
+"""A new coordinator finds out where the job stands, and takes over what is intact.
+
+Agents register one after the other. When they hold all ranks of the newest generation, it goes on
+untouched. When they cannot, or time is up, it is ended and the job starts from its checkpoint.
+"""
+
+from dataclasses import replace
+
+from reknit.coordinator import ending, progress, recovery, reports
+from reknit.coordinator.events import Action, Outcome
+from reknit.coordinator.records import sequence, write
+from reknit.coordinator.state import Agent, Member, Membership, Previous, Running
+from reknit.protocol.agents import SlotReport
+from reknit.protocol.base import Generation
+from reknit.protocol.ranks import Phase
+
+
+def settle(state: Membership, now: float) -> Outcome:
+    """Takes the newest generation over, gives it up, or waits for more agents."""
+    if state.gathering_until is None:
+        return state, ()
+    everybody = len(state.agents) == state.policy.num_workers
+    complete = everybody or now >= state.gathering_until
+    generations = [a.running for a in state.agents.values() if a.running is not None]
+    if not generations:
+        return (replace(state, gathering_until=None), ()) if complete else (state, ())
+    newest = max(generations, key=Generation.key)
+    holders = [agent for agent in state.agents.values() if agent.running == newest]
+    world_size = max(agent.world_size or state.policy.world_size for agent in holders)
+    members = {member.rank: member for agent in holders for member in _members(agent, newest)}
+    missing = sorted(set(range(world_size)) - members.keys())
+    if not missing:
+        return _adopt(state, newest, tuple(members[rank] for rank in range(world_size)), now)
+    if complete:
+        num_agents = -(-world_size // state.policy.processes_per_worker)
+        names = frozenset(agent.name for agent in holders)
+        return _abandon(state, Previous(newest, num_agents, names), missing, now)
+    return state, ()
+
+
+def _members(agent: Agent, generation: Generation) -> list[Member]:
+    return [
+        _member(agent, slot, slot.rank)
+        for slot in agent.slots
+        if slot.generation == generation and slot.rank is not None
+    ]
+
+
+def _member(agent: Agent, slot: SlotReport, rank: int) -> Member:
+    return Member(
+        rank=rank,
+        agent=agent.name,
+        slot=slot.slot,
+        phase=slot.phase or Phase.STARTING,
+        step=slot.step,
+        pid=slot.pid,
+        finished=slot.finished,
+        left=slot.left,
+    )
+
+
+def _adopt(
+    state: Membership, generation: Generation, members: tuple[Member, ...], now: float
+) -> Outcome:
+    running = Running(id=generation, members=members, store=None)
+    running = replace(running, confirmed=ending.set_of(running))
+    steps = progress.begin(state.steps, [member.step for member in members], now)
+    state = replace(state, gathering_until=None, current=running, steps=steps)
+    note = write(
+        now,
+        "GenerationAdopted",
+        f"Generation {generation} goes on under coordinator {state.incarnation}.",
+        generation=generation,
+        step=steps.committed,
+    )
+    actions: tuple[Action, ...] = (note,)
+    for agent in tuple(state.agents.values()):
+        if agent.running != generation:
+            actions += ending.end_of(state, agent, f"generation {generation} is newer")
+        for exited in agent.exits:
+            state, more = reports.exited(state, agent, exited, now)
+            actions += more
+        state = state.with_agent(replace(agent, exits=()))
+    return state, actions
+
+
+def _abandon(state: Membership, previous: Previous, missing: list[int], now: float) -> Outcome:
+    committed = max((s.step for a in state.agents.values() for s in a.slots), default=0)
+    state = replace(
+        state,
+        gathering_until=None,
+        previous=previous,
+        waiting_since=now,
+        steps=replace(state.steps, committed=committed),
+        recoveries=recovery.start(state.recoveries, committed, now, None, now),
+    )
+    reason = f"{sequence(missing, 'rank')} of generation {previous.id} did not come back"
+    note = write(
+        now, "GenerationEnded", reason[0].upper() + reason[1:] + ".", generation=previous.id
+    )
+    actions = tuple(
+        a for agent in state.agents.values() for a in ending.end_of(state, agent, reason)
+    )
+    return state, (note, *actions)

@@ -1,0 +1,130 @@
+"""What a fault means: whether the job goes on, and if not, why not."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from reknit.coordinator import closing, ending
+from reknit.coordinator.events import Outcome
+from reknit.coordinator.records import count
+from reknit.coordinator.state import Fault, Membership, Running, Strike
+from reknit.protocol.outcome import Conclusion, ExitClass
+
+
+def settle(state: Membership, now: float) -> Outcome:
+    """Ends a generation with faults, and the job if it cannot go on."""
+    running = state.current
+    if running is None or not running.faults or not is_due(state, running, now):
+        return state, ()
+    cause = cause_of(running)
+    failures = state.failures + (1 if cause.from_process else 0)
+    state = replace(
+        state, failures=failures, failures_by_class=_counted(state.failures_by_class, cause)
+    )
+    conclusion = _verdict(state, running, cause)
+    if conclusion is not None:
+        return closing.conclude(state, conclusion, now)
+    if _is_program_error(state, cause):
+        strike = Strike(exceptions=_exceptions(running), committed=state.steps.committed)
+        state = replace(state, strike=strike)
+    return ending.end_for_recovery(state, running, cause, now)
+
+
+def _counted(counts: Mapping[ExitClass, int], cause: Fault) -> dict[ExitClass, int]:
+    return {**counts, cause.exit_class: counts.get(cause.exit_class, 0) + 1}
+
+
+def is_due(state: Membership, running: Running, now: float) -> bool:
+    """Whether enough is known to judge.
+
+    An exception may be the consequence of a death elsewhere that is not reported yet, and the same
+    exception on every rank is told from one on a single rank only when all have had the time to
+    report it. Everything else is acted upon at once.
+    """
+    if state.policy.is_command:
+        return True
+    if any(f.error is None or f.exit_class is ExitClass.CONFIGURATION for f in running.faults):
+        return True
+    if all(member.faulty or member.finished for member in running.members):
+        return True
+    first = running.faults[0].detected
+    if now < first + state.policy.verdict_wait.total_seconds():
+        return False
+    agents = [state.agents[name] for name in running.agents if name in state.agents]
+    return all(agent.connection is not None and agent.heard >= first for agent in agents)
+
+
+def cause_of(running: Running) -> Fault:
+    """The fault that explains the others.
+
+    A wrong configuration before anything else; then a death without an exception, which makes
+    exceptions elsewhere; then the program's first exception; then what is left.
+    """
+
+    def weight(fault: Fault) -> int:
+        if fault.exit_class is ExitClass.CONFIGURATION:
+            return 0
+        if fault.error is None:
+            return 1
+        return 2 if fault.exit_class is ExitClass.PROGRAM_ERROR else 3
+
+    return min(running.faults, key=weight)
+
+
+def _is_program_error(state: Membership, cause: Fault) -> bool:
+    return (
+        cause.exit_class is ExitClass.PROGRAM_ERROR
+        and cause.error is not None
+        and not state.policy.is_command
+    )
+
+
+def _exceptions(running: Running) -> frozenset[str]:
+    return frozenset(
+        fault.error.exception
+        for fault in running.faults
+        if fault.error is not None and fault.exit_class is ExitClass.PROGRAM_ERROR
+    )
+
+
+def _verdict(state: Membership, running: Running, cause: Fault) -> Conclusion | None:
+    """The conclusion that this fault forces, None when the job can go on."""
+    step = state.steps.committed
+    if cause.exit_class is ExitClass.CONFIGURATION:
+        text = cause.error.exception if cause.error else cause.sentence
+        return Conclusion(exit_class=cause.exit_class, message=text, error=cause.error, step=step)
+    if _is_program_error(state, cause):
+        guilty, why = _conviction(state, running, cause)
+        if why is not None and guilty.error is not None:
+            return Conclusion(
+                exit_class=ExitClass.PROGRAM_ERROR,
+                message=f"{guilty.error.exception} ({why})",
+                error=guilty.error,
+                step=step,
+            )
+    limit = state.policy.max_process_failures
+    if cause.from_process and state.failures > limit:
+        tries = count(limit, "recovery", "recoveries")
+        text = f"given up after {tries} without a new step: {cause.sentence}"
+        return Conclusion(
+            exit_class=cause.exit_class,
+            message=text,
+            error=cause.error,
+            step=step,
+        )
+    return None
+
+
+def _conviction(state: Membership, running: Running, cause: Fault) -> tuple[Fault, str | None]:
+    """Whether the program itself is at fault: the exception to blame and why; else no reason."""
+    exceptions = {member.error.exception if member.error else None for member in running.members}
+    if len(exceptions) == 1 and None not in exceptions:
+        everywhere = "on the only rank" if len(running.members) == 1 else "the same on every rank"
+        return cause, everywhere
+    strike = state.strike
+    if strike is None or state.steps.committed > strike.committed:
+        return cause, None
+    for fault in running.faults:
+        again = fault.error is not None and fault.error.exception in strike.exceptions
+        if again and fault.exit_class is ExitClass.PROGRAM_ERROR:
+            return fault, f"on rank {fault.rank}, again after the step was redone"
+    return cause, None

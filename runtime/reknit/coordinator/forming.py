@@ -1,0 +1,153 @@
+"""Who makes up the next generation."""
+
+from dataclasses import replace
+
+from reknit.coordinator import closing, progress, recovery
+from reknit.coordinator.events import Outcome, Send
+from reknit.coordinator.policy import Policy
+from reknit.coordinator.records import count, write
+from reknit.coordinator.state import Agent, Member, Membership, Previous, Running
+from reknit.protocol.agents import Begin, Place
+from reknit.protocol.base import Generation
+
+
+def form(state: Membership, now: float) -> Outcome:
+    """Begins a generation once no process of an older one is left and enough agents are there."""
+    if state.current is not None or state.gathering_until is not None:
+        return state, ()
+    if any(agent.running is not None for agent in state.agents.values()):
+        return state, ()
+    state = replace(state, recoveries=recovery.enter(state.recoveries, recovery.REPLACE, now))
+    chosen = choose(state, now)
+    if not chosen or not _is_fresh(state, chosen[0], now):
+        return state, ()
+    return _begin(state, chosen, now)
+
+
+def choose(state: Membership, now: float) -> list[Agent]:
+    """The agents of the next generation in the order of their ranks; none while it must wait.
+
+    A smaller world than the full one needs a majority of the previous generation's agents, or the
+    certainty that all of its others are gone: else the others might go on as well.
+    """
+    policy, previous = state.policy, state.previous
+    candidates = sorted(
+        (a for a in state.agents.values() if a.connection is not None and not a.leaving),
+        key=lambda agent: agent.replica,
+    )
+    if len(candidates) == policy.num_workers:
+        return candidates
+    if not policy.may_shrink or previous is None:
+        return []
+    if now < state.waiting_since + policy.replacement_wait.total_seconds():
+        return []
+    if any(agent.connection is None and not agent.leaving for agent in state.agents.values()):
+        return []
+    if not _others_cannot_go_on(state, previous):
+        return []
+    size = _largest_world(policy, len(candidates))
+    known_first = sorted(candidates, key=lambda agent: agent.name not in previous.agents)
+    return sorted(known_first[:size], key=lambda agent: agent.replica)
+
+
+def _others_cannot_go_on(state: Membership, previous: Previous) -> bool:
+    survivors = previous.agents & state.agents.keys()
+    if 2 * len(survivors) > previous.num_agents:
+        return True
+    all_known = len(previous.agents) == previous.num_agents
+    return all_known and previous.agents - survivors <= state.gone
+
+
+def _largest_world(policy: Policy, num_workers: int) -> int:
+    """The most workers that the layout allows; 0 if there are too few."""
+    sizes = range(num_workers, policy.min_workers - 1, -1)
+    return next((size for size in sizes if policy.fits(size)), 0)
+
+
+def _is_fresh(state: Membership, host: Agent, now: float) -> bool:
+    """Whether the host of rank 0 offers an endpoint that has not been used up.
+
+    A new listener may get the same port again, so this is waited for only for a while.
+    """
+    patience = state.policy.verdict_wait.total_seconds()
+    return host.store != host.used_store or now >= state.waiting_since + patience
+
+
+def _begin(state: Membership, chosen: list[Agent], now: float) -> Outcome:
+    counter = state.counter + 1
+    generation = Generation(incarnation=state.incarnation, counter=counter)
+    num_slots = state.policy.processes_per_worker
+    members = tuple(
+        Member(rank=index * num_slots + slot, agent=agent.name, slot=slot)
+        for index, agent in enumerate(chosen)
+        for slot in range(num_slots)
+    )
+    running = Running(id=generation, members=members, store=chosen[0].store)
+    for agent in chosen:
+        state = state.with_agent(replace(agent, running=generation, exits=()))
+    host = state.agents[chosen[0].name]
+    state = state.with_agent(replace(host, used_store=host.store))
+    state = replace(
+        state,
+        counter=counter,
+        current=running,
+        steps=progress.begin(state.steps, [0] * len(members), now),
+        recoveries=recovery.enter(state.recoveries, recovery.JOIN, now),
+    )
+    message = begin_message(state, running)
+    sends = [Send(a.connection, message) for a in chosen if a.connection is not None]
+    note = write(
+        now,
+        "GenerationBegun",
+        f"Generation {generation} begins with {count(len(members), 'rank')} on "
+        f"{count(len(chosen), 'worker')}.",
+        generation=generation,
+        figures={"ranks": len(members), "workers": len(chosen)},
+    )
+    return state, (note, *sends)
+
+
+def begin_message(state: Membership, running: Running) -> Begin:
+    """What the agents of a generation are told; it must be one of this incarnation's.
+
+    Raises:
+        ValueError: the generation was taken over, and its store is not known.
+    """
+    if running.store is None:
+        raise ValueError(f"generation {running.id} was formed by another coordinator")
+    places = tuple(
+        Place(
+            rank=member.rank,
+            agent=member.agent,
+            slot=member.slot,
+            host=state.agents[member.agent].host if member.agent in state.agents else "",
+        )
+        for member in running.members
+    )
+    return Begin(generation=running.id, world_size=len(places), store=running.store, places=places)
+
+
+def grow(state: Membership, now: float) -> Outcome:
+    """Lets a smaller world leave at a step boundary when a larger one is possible."""
+    running, policy = state.current, state.policy
+    if running is None or running.draining is not None or running.faults:
+        return state, ()
+    if not policy.may_shrink or policy.is_command:
+        return state, ()
+    if any(member.finished for member in running.members) or not state.steps.marks:
+        return state, ()
+    extra = [
+        agent
+        for agent in state.agents.values()
+        if agent.name not in running.agents
+        and agent.connection is not None
+        and agent.running is None
+        and not agent.leaving
+    ]
+    total = len(running.agents) + len(extra)
+    if not extra or _largest_world(policy, total) <= len(running.agents):
+        return state, ()
+    settled = max(agent.joined for agent in extra) + policy.replacement_wait.total_seconds()
+    if total < policy.num_workers and now < settled:
+        return state, ()
+    return closing.start_drain(state, running, f"{count(len(extra), 'worker')} more can join", now)

@@ -1,0 +1,188 @@
+"""Agents that come and go."""
+
+from dataclasses import replace
+
+from reknit.coordinator import ending, forming, reports
+from reknit.coordinator.events import Action, HangUp, Outcome, Send, StepDown
+from reknit.coordinator.records import write
+from reknit.coordinator.state import Agent, Fault, Membership, Running
+from reknit.protocol.agents import Conclude, Drain, Refuse, Register, Stopped, Welcome
+from reknit.protocol.base import PROTOCOL_VERSION, Generation
+from reknit.protocol.outcome import ExitClass
+
+
+def register(state: Membership, connection: int, message: Register, now: float) -> Outcome:
+    """Takes an agent in, or refuses it; tells it what it may have missed."""
+    if message.promised > state.incarnation:
+        reason = f"coordinator {state.incarnation} has been replaced by {message.promised}"
+        refusal = Send(connection, Refuse(reason=reason, final=False))
+        state = replace(state, superseded_by=message.promised)
+        return state, (refusal, HangUp(connection), StepDown(message.promised))
+    refused = _refusal(state, message)
+    if refused is not None:
+        return state, (Send(connection, refused), HangUp(connection))
+    known = state.agents.get(message.agent)
+    actions: tuple[Action, ...] = ()
+    if known is None:
+        text = f"{message.agent} has joined from {message.node or message.host}."
+        actions = (write(now, "AgentJoined", text),)
+    elif known.connection is not None and known.connection != connection:
+        actions = (HangUp(known.connection),)
+    agent = Agent(
+        name=message.agent,
+        replica=message.replica,
+        host=message.host,
+        node=message.node,
+        store=message.store,
+        heard=now,
+        joined=known.joined if known else now,
+        connection=connection,
+        running=message.generation,
+        world_size=message.world_size,
+        slots=message.slots,
+        leaving=known.leaving if known else False,
+        used_store=known.used_store if known else None,
+        exits=known.exits if known else (),
+    )
+    state = replace(
+        state.with_agent(agent),
+        departed=state.departed - {agent.name},
+        gone=state.gone - {agent.name},
+    )
+    welcome = Send(connection, Welcome(incarnation=state.incarnation))
+    state, more = _catch_up(state, agent, connection, now)
+    return state, (*actions, welcome, *more)
+
+
+def _refusal(state: Membership, message: Register) -> Refuse | None:
+    policy = state.policy
+    if message.version not in (PROTOCOL_VERSION, PROTOCOL_VERSION - 1):
+        text = f"protocol version {message.version} is not understood here"
+        return Refuse(reason=text, final=True)
+    if message.role != "worker":
+        return Refuse(reason=f"there is no use for a {message.role} in this job", final=True)
+    if not 0 <= message.replica < policy.num_workers:
+        text = f"the job has no worker {message.replica}, only {policy.num_workers} of them"
+        return Refuse(reason=text, final=True)
+    if message.num_slots != policy.processes_per_worker:
+        text = f"a worker must have {policy.processes_per_worker} places, not {message.num_slots}"
+        return Refuse(reason=text, final=True)
+    holders = [
+        agent.name
+        for agent in state.agents.values()
+        if agent.replica == message.replica and agent.name != message.agent
+    ]
+    if holders:
+        # One that was given up and comes back finds its place taken. A replacement that comes
+        # early waits until its predecessor is given up.
+        text = f"worker {message.replica} is {holders[0]}"
+        return Refuse(reason=text, final=message.agent in state.departed)
+    return None
+
+
+def _catch_up(state: Membership, agent: Agent, connection: int, now: float) -> Outcome:
+    """What an agent must know that comes to a generation under way, or to its end."""
+    if state.conclusion is not None:
+        told = Conclude(incarnation=state.incarnation, conclusion=state.conclusion)
+        return state, (Send(connection, told),)
+    if state.gathering_until is not None:
+        return state, ()
+    running = state.current
+    if running is None or agent.name not in running.agents:
+        return state, ending.end_of(state, agent, "the generation is over")
+    if agent.running == running.id:
+        state, actions = reports.slots(state, agent, agent.slots, now)
+        if running.draining is None:
+            return state, actions
+        drain = Drain(generation=running.id, reason=running.draining)
+        return state, (*actions, Send(connection, drain))
+    if agent.name in running.confirmed:
+        return _without_processes(state, running, agent.name, now)
+    state = state.with_agent(replace(agent, running=running.id))
+    return state, (Send(connection, forming.begin_message(state, running)),)
+
+
+def stopped(state: Membership, agent: Agent, message: Stopped, now: float) -> Outcome:
+    """No process of that generation or an older one is left on the agent."""
+    agent = replace(agent, store=message.store)
+    if agent.running is None or agent.running.key() > message.generation.key():
+        return state.with_agent(agent), ()
+    state = state.with_agent(replace(agent, running=None, exits=()))
+    running = state.current
+    if running is None or agent.name not in running.agents:
+        return state, ()
+    return _without_processes(state, running, agent.name, now)
+
+
+def _without_processes(state: Membership, running: Running, name: str, now: float) -> Outcome:
+    """An agent has nothing left of a generation that nobody has ended."""
+    sentence = f"{name} has lost its processes"
+    fault = Fault(now, ExitClass.INFRASTRUCTURE, sentence, from_process=False)
+    note = write(now, "AgentLost", sentence + ".", generation=running.id)
+    return replace(state, current=running.with_fault(fault)), (note,)
+
+
+def leaving(state: Membership, agent: Agent, grace_seconds: float, now: float) -> Outcome:
+    """The agent's pod was told to go."""
+    if agent.leaving:
+        return state, ()
+    text = f"{agent.name} must leave within {grace_seconds:g} s."
+    return state.with_agent(replace(agent, leaving=True)), (write(now, "Draining", text),)
+
+
+def disconnected(state: Membership, connection: int) -> Membership:
+    """A connection is closed; its agent has until the detection timeout to come back."""
+    agent = state.agent_of(connection)
+    return state if agent is None else state.with_agent(replace(agent, connection=None))
+
+
+def expire(state: Membership, now: float) -> Outcome:
+    """Gives up agents that were not heard for too long, and those that left as announced."""
+    limit = state.policy.dead_after.total_seconds()
+    actions: tuple[Action, ...] = ()
+    for agent in tuple(state.agents.values()):
+        if agent.leaving and agent.connection is None and agent.running is None:
+            state = state.without_agent(agent.name)
+            state = replace(state, gone=state.gone | {agent.name})
+            actions += (write(now, "AgentLeft", f"{agent.name} has left."),)
+        elif now - agent.heard > limit:
+            state, more = _lose(state, agent, now - agent.heard, now)
+            actions += more
+    return state, actions
+
+
+def _lose(state: Membership, agent: Agent, silence: float, now: float) -> Outcome:
+    state = state.without_agent(agent.name)
+    running = state.current
+    sentence = f"{agent.name} on {agent.node} has been silent for {silence:.1f} s"
+    generation: Generation | None = running.id if running else None
+    actions: tuple[Action, ...] = (write(now, "AgentLost", sentence + ".", generation=generation),)
+    if agent.connection is not None:
+        actions += (HangUp(agent.connection),)
+    own = [member for member in running.members if member.agent == agent.name] if running else []
+    if running is not None and not all(member.left for member in own):
+        fault = Fault(
+            now,
+            ExitClass.INFRASTRUCTURE,
+            sentence,
+            from_process=False,
+            silence=silence,
+        )
+        state = replace(state, current=running.with_fault(fault))
+    return state, actions
+
+
+def confirmed_gone(state: Membership, name: str, now: float) -> Outcome:
+    """The operator knows that the pod is gone: there is nothing to wait for."""
+    state = replace(state, gone=state.gone | {name})
+    agent = state.agents.get(name)
+    if agent is None or agent.connection is not None:
+        return state, ()
+    return _lose(state, agent, now - agent.heard, now)
+
+
+def excuse(state: Membership, seconds: float, now: float) -> Membership:
+    """Time in which this coordinator did not listen is not held against the agents."""
+    for agent in tuple(state.agents.values()):
+        state = state.with_agent(replace(agent, heard=min(now, agent.heard + seconds)))
+    return state

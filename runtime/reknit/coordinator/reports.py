@@ -1,0 +1,258 @@
+"""What agents and ranks say about the current generation, taken into the membership."""
+
+from dataclasses import replace
+
+from reknit.coordinator import progress, recovery
+from reknit.coordinator.events import Action, Outcome, Write
+from reknit.coordinator.records import count, recovered, write
+from reknit.coordinator.state import Agent, Fault, Member, Membership, Running
+from reknit.protocol.agents import Exited, FromSlot, SlotReport
+from reknit.protocol.base import Generation
+from reknit.protocol.outcome import ErrorReport, ExitClass, ProcessExit
+from reknit.protocol.ranks import (
+    Beat,
+    Checkpointed,
+    Evaluated,
+    Failed,
+    Finished,
+    Phase,
+    Resumed,
+    StepDone,
+)
+from reknit.protocol.status import CheckpointStatus
+
+LOADING_PHASES = frozenset({Phase.STARTING, Phase.LOADING})
+
+
+def slots(state: Membership, agent: Agent, reported: tuple[SlotReport, ...], now: float) -> Outcome:
+    """The state of an agent's processes, as told with every heartbeat."""
+    running = state.current
+    if running is None:
+        return state, ()
+    own = [slot for slot in reported if slot.generation == running.id and slot.rank is not None]
+    if own:
+        running = replace(running, confirmed=running.confirmed | {agent.name})
+    actions: tuple[Action, ...] = ()
+    for slot in own:
+        member = _member(running, agent, slot.rank)
+        if member is None:
+            continue
+        member = replace(
+            member,
+            phase=slot.phase or member.phase,
+            step=max(member.step, slot.step),
+            pid=slot.pid,
+            finished=member.finished or slot.finished,
+            left=member.left or slot.left,
+        )
+        running = running.with_member(member)
+        if _is_silent(state, slot) and not member.faulty and not member.finished:
+            running = _silent(running, member, slot.silent_seconds, now)
+            actions += (_rank_note(running, running.faults[-1], now),)
+    state = _phases(replace(state, current=running), running, now)
+    if state.policy.is_command and all(member.pid is not None for member in running.members):
+        recoveries, seconds = recovery.finish(state.recoveries, now)
+        state = replace(state, recoveries=recoveries)
+        if seconds:
+            actions += (recovered(running.id, None, seconds, now),)
+    return state, actions
+
+
+def _member(running: Running, agent: Agent, rank: int | None) -> Member | None:
+    """The rank, if it is that agent's."""
+    if rank is None or not 0 <= rank < len(running.members):
+        return None
+    member = running.members[rank]
+    return member if member.agent == agent.name else None
+
+
+def _is_silent(state: Membership, slot: SlotReport) -> bool:
+    policy = state.policy
+    loading = slot.phase is None or slot.phase in LOADING_PHASES
+    limit = policy.loading_silence if loading else policy.dead_after
+    return slot.silent_seconds > limit.total_seconds()
+
+
+def _silent(running: Running, member: Member, silence: float, now: float) -> Running:
+    sentence = f"rank {member.rank} on {member.agent} has been silent for {silence:.1f} s"
+    fault = Fault(now, ExitClass.INFRASTRUCTURE, sentence, rank=member.rank, silence=silence)
+    return running.with_member(replace(member, faulty=True)).with_fault(fault)
+
+
+def _phases(state: Membership, running: Running, now: float) -> Membership:
+    """Notes when all ranks have joined."""
+    current = state.recoveries.current
+    if current is None or current.phase != recovery.JOIN:
+        return state
+    if any(member.phase is Phase.STARTING for member in running.members):
+        return state
+    return replace(state, recoveries=recovery.enter(state.recoveries, recovery.TRANSFER, now))
+
+
+def exited(state: Membership, agent: Agent, message: Exited, now: float) -> Outcome:
+    """A process has ended; unless it had nothing left to do, the generation cannot go on."""
+    if state.gathering_until is not None:
+        return state.with_agent(replace(agent, exits=(*agent.exits, message))), ()
+    running = state.current
+    if running is None or message.generation != running.id:
+        return state, ()
+    member = _member(running, agent, message.rank)
+    if member is None:
+        return state, ()
+    ended = message.exit
+    if member.left or (member.finished and ended.exit_class is ExitClass.SUCCEEDED):
+        return state, ()
+    if running.draining is not None and ended.exit_class is ExitClass.PREEMPTED:
+        member = replace(member, finished=True, left=True)
+        return replace(state, current=running.with_member(member)), ()
+    return _failed(state, running, member, _how(member, ended), now)
+
+
+def _how(member: Member, ended: ProcessExit) -> Fault:
+    """The fault of a process that ended; its time is set by the caller."""
+    where = f"rank {member.rank} on {member.agent}"
+    error = ended.error or member.error
+    exit_class = error.exit_class if error else ended.exit_class
+    if exit_class is ExitClass.SUCCEEDED:
+        text = "the process ended with exit status 0 before training had finished"
+        error = ErrorReport(exception=text, traceback=text)
+        exit_class = ExitClass.PROGRAM_ERROR
+    if error is not None:
+        sentence = f"{where} failed: {error.exception}"
+    elif exit_class is ExitClass.OUT_OF_MEMORY:
+        sentence = f"{where} ran out of memory"
+    elif ended.signal is not None:
+        sentence = f"{where} was ended by signal {ended.signal}"
+    else:
+        sentence = f"{where} ended with exit status {ended.exit_code}"
+    return Fault(0.0, exit_class, sentence, rank=member.rank, error=error)
+
+
+def _failed(
+    state: Membership, running: Running, member: Member, fault: Fault, now: float
+) -> Outcome:
+    """Adds a rank's fault once, however often it is told."""
+    if member.faulty:
+        return state, ()
+    fault = replace(fault, detected=now)
+    member = replace(member, faulty=True, error=fault.error)
+    running = running.with_member(member).with_fault(fault)
+    return replace(state, current=running), (_rank_note(running, fault, now),)
+
+
+def _rank_note(running: Running, fault: Fault, now: float) -> Write:
+    sentence = fault.sentence[0].upper() + fault.sentence[1:] + "."
+    detail = fault.error.traceback if fault.error else None
+    return write(now, "RankExited", sentence, generation=running.id, rank=fault.rank, detail=detail)
+
+
+def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outcome:
+    """What a rank of the current generation says; of other generations nothing counts."""
+    running = state.current
+    if running is None:
+        return state, ()
+    member = _member(running, agent, message.rank)
+    inner = message.message
+    if member is None or getattr(inner, "generation", running.id) != running.id:
+        return state, ()
+    match inner:
+        case Beat():
+            member = replace(member, phase=inner.phase, step=max(member.step, inner.step))
+            state = replace(state, current=running.with_member(member))
+            return _phases(state, running.with_member(member), now), ()
+        case StepDone():
+            member = replace(member, phase=Phase.STEP, step=max(member.step, inner.step))
+            state = replace(state, current=running.with_member(member))
+            return _step(state, running.id, member.rank, inner, now)
+        case Finished():
+            member = replace(
+                member,
+                phase=Phase.CLOSING,
+                step=max(member.step, inner.step),
+                finished=True,
+                left=inner.left,
+            )
+            return replace(state, current=running.with_member(member)), ()
+        case Failed(error=error):
+            sentence = f"rank {member.rank} on {member.agent} failed: {error.exception}"
+            fault = Fault(now, error.exit_class, sentence, rank=member.rank, error=error)
+            return _failed(state, running, member, fault, now)
+        case Resumed():
+            return _resumed(state, running, inner, now)
+        case Checkpointed():
+            return _checkpointed(state, running, inner, now)
+        case Evaluated():
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in inner.metrics.items())
+            text = f"The evaluation at step {inner.step} gave {figures or 'no figures'}."
+            note = write(
+                now,
+                "Evaluated",
+                text,
+                generation=running.id,
+                step=inner.step,
+                figures=inner.metrics,
+            )
+            return state, (note,)
+
+
+def _step(
+    state: Membership, generation: Generation, rank: int, done: StepDone, now: float
+) -> Outcome:
+    before = state.steps.committed
+    steps, records = progress.report(state.steps, generation, rank, done, now)
+    state = replace(state, steps=steps)
+    actions: tuple[Action, ...] = tuple(Write(record) for record in records)
+    if steps.committed > before:
+        state = replace(state, failures=0)
+    current = state.recoveries.current
+    if current is not None and steps.committed > current.target and records:
+        recoveries, seconds = recovery.finish(state.recoveries, now)
+        state = replace(state, recoveries=recoveries)
+        actions += (recovered(generation, steps.committed, seconds, now),)
+    return state, actions
+
+
+def _resumed(state: Membership, running: Running, message: Resumed, now: float) -> Outcome:
+    steps, redone = progress.resume(state.steps, message.step)
+    recoveries = recovery.enter(state.recoveries, recovery.REDO, now)
+    if message.step == 0:
+        text = "Training starts from the beginning"
+    else:
+        text = f"Training goes on from step {message.step}"
+    if redone:
+        text += f"; {count(redone, 'step')} {'is' if redone == 1 else 'are'} redone"
+    note = write(
+        now,
+        "Resumed",
+        text + ".",
+        generation=running.id,
+        step=message.step,
+        figures={"lost_steps": redone, "redone_steps": redone},
+        detail=message.source,
+    )
+    return replace(state, steps=steps, recoveries=recoveries), (note,)
+
+
+def _checkpointed(
+    state: Membership, running: Running, message: Checkpointed, now: float
+) -> Outcome:
+    if message.error is not None:
+        checkpoint = state.checkpoint.model_copy(update={"error": message.error})
+        reason = "CheckpointFailed"
+        text = f"The checkpoint of step {message.step} could not be written: {message.error}"
+        figures = {}
+    else:
+        checkpoint = CheckpointStatus(step=message.step, location=message.location)
+        reason = "Checkpointed"
+        text = f"The checkpoint of step {message.step} is durable after {message.seconds:.2f} s."
+        figures = {"seconds": message.seconds}
+    note = write(
+        now,
+        reason,
+        text,
+        generation=running.id,
+        step=message.step,
+        figures=figures,
+        detail=message.location,
+    )
+    return replace(state, checkpoint=checkpoint), (note,)

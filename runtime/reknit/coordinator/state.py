@@ -1,0 +1,186 @@
+"""What a coordinator knows about its job: frozen values. All times are seconds since the epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from reknit.coordinator.policy import Policy
+from reknit.coordinator.progress import Steps
+from reknit.coordinator.recovery import Recoveries
+from reknit.protocol.agents import Exited, SlotReport
+from reknit.protocol.base import Endpoint, Generation
+from reknit.protocol.outcome import Conclusion, ErrorReport, ExitClass
+from reknit.protocol.ranks import Phase
+from reknit.protocol.status import CheckpointStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A live agent: one whose heartbeats have not been missing for too long."""
+
+    name: str
+    replica: int
+    host: str
+    node: str
+    store: Endpoint
+    heard: float
+    joined: float
+    connection: int | None
+    """None while it is not connected."""
+    running: Generation | None = None
+    """The newest generation whose processes may exist there; None once it has said Stopped."""
+    world_size: int | None = None
+    """Ranks of `running`, as the agent said when it registered."""
+    slots: tuple[SlotReport, ...] = ()
+    leaving: bool = False
+    used_store: Endpoint | None = None
+    """What it offered when it was last given rank 0: taken, whatever it still says."""
+    exits: tuple[Exited, ...] = ()
+    """Ends of processes that were reported before this coordinator had a generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One rank of the current generation."""
+
+    rank: int
+    agent: str
+    slot: int
+    phase: Phase = Phase.STARTING
+    step: int = 0
+    pid: int | None = None
+    error: ErrorReport | None = None
+    faulty: bool = False
+    """A fault of this rank is among the generation's."""
+    finished: bool = False
+    """It has said Finished; nothing is left to do for it."""
+    left: bool = False
+    """It finished because it was told to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a generation cannot go on."""
+
+    detected: float
+    exit_class: ExitClass
+    sentence: str
+    rank: int | None = None
+    error: ErrorReport | None = None
+    from_process: bool = True
+    """False for the loss of an agent, which is no failure of the program's processes."""
+    silence: float | None = None
+    """Seconds between the last sign of life and the detection, where that is how it was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The current generation."""
+
+    id: Generation
+    members: tuple[Member, ...]
+    """Indexed by rank."""
+    store: Endpoint | None
+    """None in a generation of an earlier incarnation."""
+    confirmed: frozenset[str] = frozenset()
+    """Agents that were heard to have it."""
+    draining: str | None = None
+    """Why its ranks were told to leave."""
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of its agents in the order of their lowest ranks."""
+        return tuple(dict.fromkeys(member.agent for member in self.members))
+
+    @property
+    def all_finished(self) -> bool:
+        """No rank has anything left to do."""
+        return all(member.finished for member in self.members)
+
+    def with_member(self, changed: Member) -> "Running":
+        """This generation with one rank changed."""
+        members = (*self.members[: changed.rank], changed, *self.members[changed.rank + 1 :])
+        return replace(self, members=members)
+
+    def with_fault(self, fault: Fault) -> "Running":
+        """This generation with one more reason to end."""
+        return replace(self, faults=(*self.faults, fault))
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """The newest generation that is over; a smaller world needs its majority."""
+
+    id: Generation
+    num_agents: int
+    agents: frozenset[str]
+    """Names, as far as known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """Exceptions that were answered by redoing the step once."""
+
+    exceptions: frozenset[str]
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Everything that one coordinator decides by."""
+
+    policy: Policy
+    incarnation: int
+    started: float
+    gathering_until: float | None
+    """While not None, agents may still bring an older incarnation's generation along."""
+    counter: int = 0
+    """Of the newest generation that this incarnation has formed."""
+    agents: Mapping[str, Agent] = field(default_factory=dict)
+    departed: frozenset[str] = frozenset()
+    """Agents that were lost or left; one of them does not get its place back from another."""
+    gone: frozenset[str] = frozenset()
+    """Agents that certainly have no process left: they left, or the operator has said so."""
+    current: Running | None = None
+    previous: Previous | None = None
+    waiting_since: float = 0.0
+    strike: Strike | None = None
+    failures: int = 0
+    """Process failures since a new step was committed."""
+    failures_by_class: Mapping[ExitClass, int] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
+    recoveries: Recoveries = field(default_factory=Recoveries)
+    checkpoint: CheckpointStatus = field(default_factory=CheckpointStatus)
+    conclusion: Conclusion | None = None
+    superseded_by: int | None = None
+    last_event: float = 0.0
+
+    @property
+    def last_generation(self) -> Generation:
+        """Covers every generation this incarnation has formed and all of earlier ones."""
+        return Generation(incarnation=self.incarnation, counter=self.counter)
+
+    def agent_of(self, connection: int) -> Agent | None:
+        """The agent that speaks through this connection."""
+        return next((a for a in self.agents.values() if a.connection == connection), None)
+
+    def with_agent(self, agent: Agent) -> "Membership":
+        """This membership with one agent added or changed."""
+        return replace(self, agents={**self.agents, agent.name: agent})
+
+    def without_agent(self, name: str) -> "Membership":
+        """This membership with an agent gone."""
+        agents = {key: agent for key, agent in self.agents.items() if key != name}
+        return replace(self, agents=agents, departed=self.departed | {name})
+
+
+def new_membership(policy: Policy, incarnation: int, now: float) -> Membership:
+    """What a coordinator knows when it starts."""
+    return Membership(
+        policy=policy,
+        incarnation=incarnation,
+        started=now,
+        gathering_until=now + policy.adoption_wait.total_seconds(),
+        waiting_since=now,
+        last_event=now,
+    )
