@@ -60,4 +60,3 @@ class Connection:
         """The next text message; None when the connection has ended."""
         message = await self._socket.receive()
         return message.data if message.type is WSMsgType.TEXT else None
-
