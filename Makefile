@@ -36,7 +36,7 @@ type: $(STAMP) ## Check types with mypy (strict)
 	@$(BIN)/mypy
 
 contracts: $(STAMP) ## Check which part may import which
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-cache
 
 generated: $(STAMP) ## Check that generated files are fresh
 	@$(BIN)/python -m reknit_operator.api.crd --check crds

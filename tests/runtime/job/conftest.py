@@ -1,0 +1,32 @@
+"""Fixtures that start whole jobs."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobruns import Cli, Run
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    """The command line, whose jobs end with the test."""
+    cli = Cli(tmp_path)
+    yield cli
+    for run in cli.runs:
+        if run.process.poll() is None:
+            run.process.send_signal(signal.SIGKILL)
+            run.process.communicate()
+
+
+@pytest.fixture
+def task(cli: Cli) -> Callable[..., Run]:
+    """Runs the small task with this configuration to its end."""
+
+    def run(*arguments: str, spec: dict[str, Any] | None = None, **config: Any) -> Run:
+        entrypoint = {"function": "tasks:train", "config": config}
+        return cli.run(cli.manifest(entrypoint=entrypoint, **(spec or {})), *arguments)
+
+    return run

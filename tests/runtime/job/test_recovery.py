@@ -1,0 +1,123 @@
+"""Faults of whole jobs: what dies, and what the job is like afterwards."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobruns import Cli, Run, session_processes, wait_for_end
+
+TWO_PODS = {"replicas": 2, "processesPerReplica": 2}
+
+
+def spec(sharding: str, **config: Any) -> dict[str, Any]:
+    return {
+        "entrypoint": {"function": "tasks:train", "config": config},
+        "parallelism": {"sharding": sharding},
+        "checkpoint": {"everySteps": 4},
+    }
+
+
+@pytest.mark.parametrize("sharding", ["None", "ZeRO2"])
+def test_a_killed_rank_leaves_no_trace_in_losses_and_weights(cli: Cli, sharding: str) -> None:
+    manifest = cli.manifest(**spec(sharding), workers=TWO_PODS)
+    undisturbed = cli.run(manifest)
+    disturbed = cli.run(manifest, "--kill", "2@7")
+    assert undisturbed.process.returncode == disturbed.process.returncode == 0, disturbed.output
+    assert disturbed.losses() == undisturbed.losses()
+    assert disturbed.weights() == undisturbed.weights()
+    assert len(disturbed.events("GenerationBegun")) == 2
+    assert [event["rank"] for event in disturbed.events("RankExited")] == [2]
+
+
+def test_training_goes_on_without_operator_and_coordinator(cli: Cli, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    run = cli.start(cli.manifest(**spec("None", steps=12, wait_for=str(gate), wait_step=6)))
+    run.wait_for_step(6)
+    before = {p.pid for p in session_processes(run.process.pid) if "reknit.agent" in p.command}
+    for process in session_processes(run.process.pid):
+        if "reknit.coordinator" in process.command or "local.operator" in process.command:
+            os.kill(process.pid, signal.SIGKILL)
+    gate.touch()
+    assert run.finish() == 0, run.output + run.errors
+    assert before
+    assert sorted(run.losses()) == list(range(1, 13))
+    assert len({str(event["generation"]) for event in run.steps()}) == 1
+
+
+def test_nothing_outlives_a_killed_run(cli: Cli, tmp_path: Path) -> None:
+    script = "import subprocess; subprocess.run(['sleep', '1000'])"
+    run = cli.start(
+        cli.manifest(
+            entrypoint={"command": ["python", "-c", script]},
+            batch=None,
+        )
+    )
+    processes = run.wait_for_process("sleep")
+    run.process.kill()
+    wait_for_end(processes)
+
+
+def test_an_interrupted_run_resumes_under_another_layout(cli: Cli, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    undisturbed = cli.run(cli.manifest(**spec("None", steps=12)))
+    first = cli.start(cli.manifest(**spec("None", steps=12, wait_for=str(gate), wait_step=5)))
+    first.wait_for_step(5)
+    first.process.send_signal(signal.SIGINT)
+    gate.touch()
+    first.finish()
+    assert len(first.events("Checkpointed")) >= 1, first.output
+    second = cli.run(
+        cli.manifest(**spec("ZeRO2", steps=12), workers=TWO_PODS),
+        "--resume",
+        run_dir=first.run_dir,
+    )
+    assert second.process.returncode == 0, second.output + second.errors
+    assert sorted(second.losses()) == list(range(1, 13))
+    for step, loss in undisturbed.losses().items():
+        assert second.losses()[step] == pytest.approx(loss, rel=1e-4)
+
+
+def last_lines(run: Run, number: int) -> list[str]:
+    return (run.output + run.errors).rstrip().splitlines()[-number:]
+
+
+def test_an_error_on_every_rank_ends_the_job_with_the_users_traceback_last(cli: Cli) -> None:
+    run = cli.run(cli.manifest(**spec("None", fail_rank=-1)))
+    assert run.process.returncode == 1
+    lines = last_lines(run, 7)
+    assert lines[-1] == "tasks.Trouble: the user's own mistake"
+    assert lines[0] == "Traceback (most recent call last):"
+    assert all("reknit/" not in line for line in lines)
+    assert len(run.events("GenerationBegun")) == 1
+
+
+def test_an_error_on_one_rank_ends_the_job_after_one_redo(cli: Cli) -> None:
+    run = cli.run(cli.manifest(**spec("None", fail_rank=1)))
+    assert run.process.returncode == 1
+    assert last_lines(run, 1) == ["tasks.Trouble: the user's own mistake"]
+    assert len(run.events("GenerationBegun")) == 2
+
+
+def test_an_error_that_does_not_repeat_is_survived(cli: Cli, tmp_path: Path) -> None:
+    once = str(tmp_path / "once")
+    run = cli.run(cli.manifest(**spec("None", fail_rank=1, fail_once=once)))
+    assert run.process.returncode == 0, run.output + run.errors
+    assert sorted(run.losses()) == list(range(1, 13))
+
+
+def test_processes_of_a_command_are_restarted_as_a_group(cli: Cli, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, sys\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "attempt = os.environ['TORCHELASTIC_RESTART_COUNT']\n"
+        "(here / f\"{attempt}-{os.environ['RANK']}\").write_text(os.environ['WORLD_SIZE'])\n"
+        "sys.exit(attempt == '0' and os.environ['RANK'] == '1')\n"
+    )
+    run = cli.run(cli.manifest(entrypoint={"command": ["python", str(script)]}, batch=None))
+    assert run.process.returncode == 0, run.output + run.errors
+    assert {"1-0", "1-1"} <= {file.name for file in tmp_path.glob("?-?")}
+    assert all(file.read_text() == "2" for file in tmp_path.glob("?-?"))
