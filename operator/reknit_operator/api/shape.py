@@ -50,7 +50,7 @@ def parse_object(value: Mapping[str, Any]) -> DistributedTrainingJob:
         ManifestError: fields are unknown, missing or of the wrong type or size.
     """
     try:
-        text = json.dumps(value)
+        text = json.dumps(_without_nulls(value, DistributedTrainingJob))
     except (TypeError, ValueError, RecursionError) as error:
         sentence = f"the manifest holds values that JSON does not know: {error}"
         raise ManifestError([Problem("", sentence)]) from None
@@ -62,6 +62,20 @@ def parse_object(value: Mapping[str, Any]) -> DistributedTrainingJob:
         )
     except ValidationError as error:
         raise ManifestError(_problems(value, error.errors(include_url=False))) from None
+
+
+def _without_nulls(value: Any, model: type[BaseModel] | None) -> Any:
+    """`value` without nulls in fields of `model`: like the API server, null is taken for absent."""
+    if isinstance(value, list):
+        return [_without_nulls(item, model) for item in value]
+    if model is None or not isinstance(value, Mapping):
+        return value
+    types = {info.alias: info.annotation for info in model.model_fields.values()}
+    return {
+        name: _without_nulls(inner, _model_in(types.get(name)))
+        for name, inner in value.items()
+        if inner is not None or name not in types
+    }
 
 
 def _problems(value: Mapping[str, Any], errors: Iterable[ErrorDetails]) -> list[Problem]:

@@ -136,7 +136,7 @@ class JobStatus(Observed):
     """Times that all pods of the job were created anew."""
     failures: Annotated[dict[ExitClass, Count], Field(max_length=16)] = Field(default_factory=dict)
     """Failures by class; never reset."""
-    failure_times: Annotated[tuple[Time, ...], Field(max_length=1000)] = ()
+    failure_times: Annotated[tuple[Time, ...], Field(max_length=1024)] = ()
     """Recent failures that count towards the budget."""
     replacements: Annotated[dict[Name, Count], Field(max_length=4096)] = Field(default_factory=dict)
     """Replacements of a pod by role and index, like worker-0; never reset."""

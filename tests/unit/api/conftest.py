@@ -79,8 +79,8 @@ class ApiServer:
 
 def _default(part: Any, value: Any) -> Any:
     for name, field in part.get("properties", {}).items():
-        if "default" in field:
-            value.setdefault(name, copy.deepcopy(field["default"]))
+        if "default" in field and value.get(name) is None:
+            value[name] = copy.deepcopy(field["default"])
         if isinstance(value.get(name), dict):
             _default(field, value[name])
         if isinstance(value.get(name), list):

@@ -59,7 +59,14 @@ CASES = {
         'spec.entrypoint.command: must be a list, not "python train.py"',
     ),
     "number for a mapping": ({"spec.workers": 4}, "spec.workers: must be a mapping, not 4"),
-    "nothing for a mapping": ({"spec.workers": None}, "spec.workers: must be a mapping, not null"),
+    "null for what is required": (
+        {"spec.entrypoint": None},
+        "spec.entrypoint: this field is required",
+    ),
+    "null among amounts": (
+        {"spec.workers.resources.limits": {"cpu": None}},
+        "spec.workers.resources.limits.cpu: must be a whole number or text, not null",
+    ),
     "list for free values": (
         {"spec.entrypoint.config": [1]},
         "spec.entrypoint.config: must be a mapping, not [1]",
@@ -159,6 +166,14 @@ def test_the_schema_refuses_the_same_field(api_server, changed, case):
     path = sentence.partition(":")[0]
     # A missing field is reported at the object that lacks it.
     assert fields == [path] or fields == [path.rpartition(".")[0]]
+
+
+@pytest.mark.parametrize("path", ["spec.workers", "spec.recovery.rules", "spec.precision"])
+def test_an_empty_field_has_its_default(api_server, changed, path):
+    manifest = changed({path: None})
+
+    assert parse_object(manifest) == parse_object(changed({}))
+    assert api_server.admit(manifest) == []
 
 
 def test_every_mistake_is_reported_at_once(changed):

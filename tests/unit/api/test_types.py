@@ -1,5 +1,7 @@
 """The types themselves: names, round trips, and what the status keeps in order."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -175,6 +177,17 @@ def test_a_period_in_steps_alone_turns_the_clock_off(given, every, every_steps):
 
     assert (checkpoint.every, checkpoint.every_steps) == (every, every_steps)
     assert Checkpoint.model_validate(checkpoint.to_object()) == checkpoint
+
+
+def test_reading_a_manifest_loads_neither_torch_nor_a_cluster_client():
+    program = (
+        "import sys, reknit_operator.api.load, reknit_operator.api.crd;"
+        "print(sorted({'torch', 'kopf', 'kubernetes', 'asyncio'} & set(sys.modules)))"
+    )
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
 def test_fewest_replicas():
