@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from reknit.agent import wire
+from reknit.agent import linux, wire
 from reknit.agent.events import Ended, Ready, Started
 from reknit.protocol.outcome import ErrorReport, ExitClass
 from reknit.protocol.settings import ENV_TOKEN, JobSettings
@@ -185,6 +185,10 @@ class Launcher:
         self._replace(lean=was_lean or not said_hello)
 
     def _vanished(self, launch: int) -> None:
+        """A process of the dead forkserver is gone; what it had started has come to this agent."""
+        for pid in linux.children() - {self.pid}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._forget(launch)
         self._tell(Ended(launch, signal=signal.SIGKILL))
 

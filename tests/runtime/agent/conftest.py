@@ -256,3 +256,40 @@ def run_generation(coordinator: FakeCoordinator) -> Callable[..., Any]:
         return message
 
     return run
+
+
+@pytest.fixture
+def wait_gone() -> Callable[..., Any]:
+    """Waits until a process has ended."""
+    return gone
+
+
+class Pids:
+    """Holds on to processes by descriptors, so that no reused number can deceive a test."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+
+    def watch(self, *pids: int) -> None:
+        self._descriptors += [os.pidfd_open(pid) for pid in pids]
+
+    @property
+    def num_running(self) -> int:
+        return sum(is_running(descriptor) for descriptor in self._descriptors)
+
+    async def all_gone(self) -> None:
+        for descriptor in self._descriptors:
+            await gone(0, os.dup(descriptor))
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            with suppress(OSError, ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            os.close(descriptor)
+
+
+@pytest.fixture
+def pids() -> Iterator[Pids]:
+    pids = Pids()
+    yield pids
+    pids.close()

@@ -1,0 +1,186 @@
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from reknit.agent.warmup import check_function, check_program, report
+from reknit.protocol.agents import Begin, Exited, FromSlot, Heartbeat
+from reknit.protocol.outcome import ExitClass
+from reknit.protocol.settings import JobSettings
+
+StartAgent: TypeAlias = Callable[..., Any]
+RunGeneration: TypeAlias = Callable[..., Awaitable[Begin]]
+
+TARGET = """
+import sys
+
+
+def run(settings, channel, store_listener):
+    channel.makefile("r").readline()
+    {body}
+"""
+
+
+async def exit_of(coordinator: Any) -> Exited:
+    exited: Exited = await coordinator.hear(Exited)
+    return exited
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "exit_class"),
+    [
+        ("return 7", 7, ExitClass.PROGRAM_ERROR),
+        ("return 70", 70, ExitClass.INFRASTRUCTURE),
+        ("sys.exit('reason')", 1, ExitClass.PROGRAM_ERROR),
+        ("raise KeyError('x')", 1, ExitClass.PROGRAM_ERROR),
+        ("import os; os._exit(0)", 0, ExitClass.PROGRAM_ERROR),
+    ],
+)
+async def test_the_end_of_a_target_is_the_exit_status_of_its_process(
+    coordinator: Any,
+    start_agent: StartAgent,
+    run_generation: RunGeneration,
+    tmp_path: Path,
+    body: str,
+    code: int,
+    exit_class: ExitClass,
+) -> None:
+    (tmp_path / "target.py").write_text(TARGET.format(body=body))
+    agent = start_agent(target="target:run")
+    await run_generation(num_ranks=1)
+    exited = await exit_of(coordinator)
+    assert (exited.exit.exit_code, exited.exit.exit_class) == (code, exit_class)
+    if "raise" in body:
+        assert "KeyError: 'x'" in agent.log
+
+
+async def test_ranks_write_to_the_pods_log(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, tmp_path: Path
+) -> None:
+    body = "sys.stdout.write('to the log\\n'); sys.stderr.write('this too\\n'); return 1"
+    (tmp_path / "target.py").write_text(TARGET.format(body=body))
+    agent = start_agent(target="target:run")
+    await run_generation(num_ranks=1)
+    await exit_of(coordinator)
+    assert "to the log\n" in agent.log
+    assert "this too\n" in agent.log
+
+
+async def test_a_rank_sees_a_clean_process(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, tmp_path: Path
+) -> None:
+    body = (
+        "import os, signal, threading\n"
+        "    open('{path}', 'w').write(repr([\n"
+        "        'REKNIT_TOKEN' in os.environ,\n"
+        "        signal.getsignal(signal.SIGTERM) is signal.SIG_IGN,\n"
+        "        signal.getsignal(signal.SIGINT) is signal.SIG_IGN,\n"
+        "        signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,\n"
+        "        threading.active_count(), os.getsid(0) == os.getpid(), len(sys.argv),\n"
+        "        open('/proc/self/comm').read().strip(),\n"
+        "        sorted(os.readlink(f'/proc/self/fd/{{n}}').partition(':')[0]\n"
+        "               for n in os.listdir('/proc/self/fd') if int(n) > 2\n"
+        "               and os.path.exists(f'/proc/self/fd/{{n}}')),\n"
+        "    ]))\n"
+        "    return 1"
+    ).format(path=tmp_path / "seen")
+    (tmp_path / "target.py").write_text(TARGET.format(body=body))
+    start_agent(target="target:run")
+    await run_generation(num_ranks=1)
+    await exit_of(coordinator)
+    seen = eval((tmp_path / "seen").read_text())
+    assert seen[:8] == [False, True, True, True, 1, True, 1, "rank 0"]
+    # Its channel, the store's listener, and the file being written.
+    assert seen[8] == [str(tmp_path / "seen"), "socket", "socket"]
+
+
+async def test_a_module_that_starts_threads_makes_processes_start_cold(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, tmp_path: Path
+) -> None:
+    (tmp_path / "threaded.py").write_text(
+        "import threading\n"
+        "forever = threading.Event()\n"
+        "threading.Thread(target=forever.wait, daemon=True).start()\n"
+        "from stand_in import run\n"
+    )
+    agent = start_agent(target="threaded:run", processes_per_worker=2)
+    await run_generation()
+    await coordinator.hear(Heartbeat, lambda beat: all(slot.step == 1 for slot in beat.slots))
+    assert "preloading has left 2 threads; processes are started cold" in agent.log
+
+
+async def test_a_module_that_kills_its_process_leaves_that_to_the_ranks(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, tmp_path: Path
+) -> None:
+    (tmp_path / "deadly.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    start_agent(target="deadly:run")
+    await run_generation(num_ranks=1)
+    exited = await exit_of(coordinator)
+    assert exited.exit.signal == signal.SIGSEGV
+    assert coordinator.all(FromSlot) == []
+
+
+def test_a_forkserver_without_its_agent_does_not_stay() -> None:
+    arguments = ["--socket", "0", "--parent", "1", "--target", "x:y"]
+    done = subprocess.run(
+        [sys.executable, "-m", "reknit.agent.forkserver", *arguments], check=False, timeout=30
+    )
+    assert done.returncode == 1
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Makes an importable module of this text; gives its name."""
+
+    def write(text: str) -> str:
+        (tmp_path / "user_under_test.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "user_under_test", raising=False)
+        return "user_under_test"
+
+    return write
+
+
+def test_a_module_that_cannot_be_imported_shows_the_users_frames_alone(
+    user_module: Callable[[str], str],
+) -> None:
+    module = user_module("def broken():\n    return 1 / 0\n\nbroken()\n")
+    problem = check_function(JobSettings(name="job", function=f"{module}:train"))
+    assert problem is not None
+    assert problem.exit_class is ExitClass.PROGRAM_ERROR
+    assert problem.exception == "ZeroDivisionError: division by zero"
+    assert problem.traceback.count("user_under_test.py") == 2
+    assert "reknit" not in problem.traceback
+    assert "importlib" not in problem.traceback
+
+
+def test_a_missing_function_is_a_matter_of_configuration(
+    user_module: Callable[[str], str],
+) -> None:
+    module = user_module("def trains(job): ...\n")
+    problem = check_function(JobSettings(name="job", function=f"{module}:train"))
+    assert problem is not None
+    assert problem.exit_class is ExitClass.CONFIGURATION
+
+
+def test_a_fitting_configuration_is_no_problem(user_module: Callable[[str], str]) -> None:
+    module = user_module("def train(job): ...\n")
+    assert check_function(JobSettings(name="job", function=f"{module}:train")) is None
+
+
+def test_a_program_must_exist() -> None:
+    assert check_program(JobSettings(name="job", command=(sys.executable, "x.py"))) is None
+    problem = check_program(JobSettings(name="job", command=("no-such-program", "x.py")))
+    assert problem is not None
+    assert problem.exit_class is ExitClass.CONFIGURATION
+    assert "no-such-program" in problem.exception
+
+
+def test_a_long_traceback_keeps_its_end() -> None:
+    problem = report(ValueError("x" * 100_000))
+    assert len(problem.traceback) == 16_000
+    assert len(problem.exception) == 1000

@@ -1,0 +1,93 @@
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from reknit.protocol.agents import Begin, End, Exited, FromSlot, Heartbeat, Stopped
+from reknit.protocol.base import Generation
+from reknit.protocol.outcome import ExitClass
+
+StartAgent: TypeAlias = Callable[..., Any]
+RunGeneration: TypeAlias = Callable[..., Awaitable[Begin]]
+
+
+async def watch_tree(coordinator: Any, pids: Any, num_ranks: int) -> Heartbeat:
+    """Holds on to all ranks and to the child that each has started, whose id it tells as a step."""
+    for _ in range(num_ranks):
+        said = await coordinator.hear(FromSlot, lambda said: said.message.step > 1)
+        pids.watch(said.message.step)
+    beat: Heartbeat = await coordinator.hear(
+        Heartbeat, lambda beat: all(slot.pid and slot.step == 1 for slot in beat.slots)
+    )
+    pids.watch(*(slot.pid for slot in beat.slots))
+    assert pids.num_running == 2 * num_ranks
+    return beat
+
+
+def forkserver_of(agent: Any) -> int:
+    children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text()
+    [pid] = children.split()
+    return int(pid)
+
+
+@pytest.mark.parametrize("grandchild", ["same session", "daemon"])
+async def test_nothing_survives_an_agent_that_was_killed(
+    coordinator: Any,
+    start_agent: StartAgent,
+    run_generation: RunGeneration,
+    pids: Any,
+    grandchild: str,
+) -> None:
+    agent = start_agent(processes_per_worker=2, config={"grandchild": grandchild})
+    await run_generation()
+    await watch_tree(coordinator, pids, 2)
+    pids.watch(forkserver_of(agent))
+    agent.process.send_signal(signal.SIGKILL)
+    await pids.all_gone()
+
+
+async def test_nothing_survives_the_end_of_a_generation(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, pids: Any
+) -> None:
+    start_agent(processes_per_worker=2, config={"grandchild": "daemon"})
+    begun = await run_generation()
+    await watch_tree(coordinator, pids, 2)
+    await coordinator.say(End(generation=begun.generation, reason="test"))
+    await coordinator.hear(Stopped)
+    await pids.all_gone()
+
+
+async def test_a_rank_takes_what_it_has_started_with_it(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, pids: Any
+) -> None:
+    start_agent(config={"grandchild": "same session"})
+    await run_generation(num_ranks=1)
+    beat = await watch_tree(coordinator, pids, 1)
+    os.kill(beat.slots[0].pid, signal.SIGSEGV)
+    exited = await coordinator.hear(Exited)
+    assert exited.exit.signal == signal.SIGSEGV
+    await pids.all_gone()
+
+
+async def test_a_dead_forkserver_takes_ranks_with_it_and_is_replaced(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, pids: Any
+) -> None:
+    agent = start_agent(processes_per_worker=2, config={"grandchild": "same session"})
+    begun = await run_generation()
+    await watch_tree(coordinator, pids, 2)
+    os.kill(forkserver_of(agent), signal.SIGKILL)
+    for _ in range(2):
+        exited = await coordinator.hear(Exited)
+        assert exited.exit.exit_class is ExitClass.KILLED
+    await pids.all_gone()
+    offered = coordinator.all(Heartbeat)[-1].store
+    newer = Generation(incarnation=1, counter=2)
+    await coordinator.say(begun.model_copy(update={"generation": newer, "store": offered}))
+    beat = await coordinator.hear(
+        Heartbeat, lambda beat: all(s.generation == newer and s.step == 1 for s in beat.slots)
+    )
+    pids.watch(*(slot.pid for slot in beat.slots))
+    agent.process.send_signal(signal.SIGKILL)
