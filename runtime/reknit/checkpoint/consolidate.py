@@ -14,7 +14,7 @@ from reknit.checkpoint.shards import Entry, write_tensors
 from reknit.state.description import Interval, StateSource
 
 _PREFIXES: Final = ("param/", "buffer/")
-_CHUNK_ELEMENTS: Final = 4 << 20
+_CHUNK_ELEMENTS: Final = 1 << 20
 
 
 def consolidate(

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from reknit.data.drawing import Drawing, DrawingStopped, MicroBatch
@@ -14,7 +13,7 @@ from reknit.job import Collate, Dataset, Transform
 from reknit.layout import BatchPlan
 
 
-class EvaluationLoader:
+class EvaluationLoader(Prefetcher[MicroBatch]):
     """Iterates a rank's micro-batches of the first `limit` samples of `dataset`, loaded ahead.
 
     Every rank gets the same number of micro-batches, so that forward passes may communicate; the
@@ -44,34 +43,13 @@ class EvaluationLoader:
         num_micro_batches = -(-num_samples // micro)
         plan = BatchPlan(global_batch=num_micro_batches, micro=1, num_ranks=num_ranks)
         source = _Source(Drawing(dataset, transform, collate), num_samples, micro, seed)
-        self._prefetcher = Prefetcher(
+        super().__init__(
             partial(source.micro_batches, plan.micro_batches(rank)),
             depth=prefetch,
             name="reknit-evaluation",
         )
         self.num_passes = plan.num_steps
         """Forward passes of each rank."""
-
-    @property
-    def wait_seconds(self) -> float:
-        """Time that `next` has spent waiting for data so far."""
-        return self._prefetcher.wait_seconds
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return self
-
-    def __next__(self) -> MicroBatch:
-        return next(self._prefetcher)
-
-    def close(self, timeout: timedelta = timedelta(seconds=5)) -> None:
-        """Ends the thread; `next` raises RuntimeError from now on."""
-        self._prefetcher.close(timeout)
-
-    def __enter__(self) -> "EvaluationLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from reknit.data.drawing import Drawing, DrawingStopped, MicroBatch
@@ -33,7 +32,7 @@ class StepBatch:
         )
 
 
-class StepLoader:
+class StepLoader(Prefetcher[StepBatch]):
     """Iterates a rank's `StepBatch`es of the steps from `start_step` up to before `stop_step`.
 
     A thread loads `prefetch` steps ahead. What it makes is a function of the arguments alone: the
@@ -60,32 +59,11 @@ class StepLoader:
         prefetch: int = 2,
     ) -> None:
         source = _Source(Drawing(dataset, transform, collate), order, plan, rank, seed)
-        self._prefetcher = Prefetcher(
+        super().__init__(
             partial(source.batches, range(start_step, stop_step)),
             depth=prefetch,
             name="reknit-loader",
         )
-
-    @property
-    def wait_seconds(self) -> float:
-        """Time that `next` has spent waiting for data, summed over all steps so far."""
-        return self._prefetcher.wait_seconds
-
-    def __iter__(self) -> Iterator[StepBatch]:
-        return self
-
-    def __next__(self) -> StepBatch:
-        return next(self._prefetcher)
-
-    def close(self, timeout: timedelta = timedelta(seconds=5)) -> None:
-        """Ends the thread; `next` raises RuntimeError from now on."""
-        self._prefetcher.close(timeout)
-
-    def __enter__(self) -> "StepLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

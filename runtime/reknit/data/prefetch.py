@@ -6,7 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ class Prefetcher(Generic[T]):
     """Iterates `produce(closed)` in a thread, at most `depth` items ahead of the caller.
 
     An exception in `produce` is raised in the caller, after the items made before it. `produce`
-    should look at the event it is given, and return once it is set. A prefetcher that is dropped
-    without `close` ends its thread too.
+    should look at the event it is given, and return once it is set. Leaving the context closes a
+    prefetcher; one that is dropped without `close` ends its thread too.
     """
 
     def __init__(
@@ -75,12 +75,19 @@ class Prefetcher(Generic[T]):
     def close(self, timeout: timedelta = timedelta(seconds=5)) -> None:
         """Ends the thread and drops what it has made; returns at the latest after `timeout`.
 
-        Only a data set that hangs in one sample outlasts the timeout; its thread is a daemon.
+        `next` raises RuntimeError from now on. Only a data set that hangs in one sample outlasts
+        the timeout; its thread is a daemon.
         """
         self._shared.close()
         self._finalizer.detach()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout.total_seconds())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _fill(shared: _Shared[T], produce: Callable[[threading.Event], Iterator[T]]) -> None:

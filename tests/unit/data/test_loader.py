@@ -185,8 +185,11 @@ def test_closing_stops_in_the_middle_of_a_step(load):
 
     loader = load(dataset=Slow(50))
     assert entered.wait(10)
-    threading.Timer(0.02, release.set).start()
-    loader.close()
+    closer = threading.Thread(target=loader.close)
+    closer.start()
+    assert loader._shared.closed.wait(10)
+    release.set()
+    closer.join(10)
     assert len(count) == 3
     assert not [thread for thread in threading.enumerate() if thread.name == "reknit-loader"]
 

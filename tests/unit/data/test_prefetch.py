@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from reknit.data import prefetch as prefetch_module
 from reknit.data.prefetch import Prefetcher
 
 
@@ -70,25 +71,28 @@ def test_a_data_set_that_exits_does_not_end_in_silence():
         next(prefetch(produce))
 
 
-def test_waiting_is_measured():
-    start = threading.Event()
+def test_waiting_is_measured(monkeypatch):
+    clock = [0.0]
+    asked = threading.Event()
+
+    def perf_counter():
+        asked.set()
+        return clock[0]
 
     def produce(closed):
-        start.wait(10)
+        assert asked.wait(10)
+        clock[0] += 3.0  # while the caller waits
         yield 1
         yield 2
 
+    monkeypatch.setattr(prefetch_module.time, "perf_counter", perf_counter)
     items = prefetch(produce)
-    timer = threading.Timer(0.1, start.set)
-    timer.start()
     assert next(items) == 1
-    waited = items.wait_seconds
-    assert waited >= 0.08
-    timer.join()
+    assert items.wait_seconds == 3.0
     for thread in threads("prefetch-under-test"):
         thread.join(10)
     assert next(items) == 2
-    assert items.wait_seconds - waited < 0.05
+    assert items.wait_seconds == 3.0
 
 
 def test_closing_ends_the_thread_and_further_use():
