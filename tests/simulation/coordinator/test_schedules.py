@@ -1,0 +1,176 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reknit.protocol.outcome import ExitClass
+from reknit.protocol.status import EventRecord, StepRecord
+
+AGENT_FAULTS = (
+    "kill rank",
+    "freeze rank",
+    "kill agent",
+    "terminate agent",
+    "drop connection",
+    "cut off",
+)
+COORDINATOR_FAULTS = ("crash coordinator", "second coordinator")
+
+seeds = st.integers(0, 2**32)
+moments = st.floats(0.1, 15.0)
+
+
+def schedules(kinds, max_size=5):
+    return st.lists(
+        st.tuples(moments, st.sampled_from(kinds), st.integers(0, 9)), max_size=max_size
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, schedules(AGENT_FAULTS), st.floats(0.001, 0.5))
+def test_a_job_survives_any_schedule_of_losses(world, fault, seed, schedule, max_delay) -> None:
+    faults = tuple(fault(*item) for item in schedule)
+    job = world(seed, faults=faults, max_delay=max_delay)
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+    assert job.generations == sorted(set(job.generations))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, schedules(AGENT_FAULTS + COORDINATOR_FAULTS * 2), st.floats(0.001, 0.3))
+def test_a_job_survives_the_loss_of_its_coordinator(
+    world, fault, seed, schedule, max_delay
+) -> None:
+    faults = tuple(fault(*item) for item in schedule)
+    job = world(seed, faults=faults, max_delay=max_delay)
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds,
+    schedules(AGENT_FAULTS + COORDINATOR_FAULTS),
+    st.sampled_from([1.0, 8.0]),
+    st.sampled_from([(1, 1), (2, 2), (4, 1)]),
+)
+def test_a_job_that_may_shrink_finishes_too(
+    world, fault, seed, schedule, replacement_seconds, size
+) -> None:
+    job = world(
+        seed,
+        faults=tuple(fault(*item) for item in schedule),
+        num_workers=size[0],
+        processes_per_worker=size[1],
+        may_shrink=True,
+        replacement_seconds=replacement_seconds,
+    )
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, schedules(AGENT_FAULTS, max_size=4))
+def test_records_tell_every_step_of_a_generation_once_and_in_order(
+    world, fault, seed, schedule
+) -> None:
+    job = world(seed, faults=tuple(fault(*item) for item in schedule))
+    job.run()
+    steps = [record for record in job.records if isinstance(record, StepRecord)]
+    keys = [(*record.generation.key(), record.step) for record in steps]
+    assert keys == sorted(set(keys))
+    assert max(record.step for record in steps) == 12
+    assert {record.step for record in steps} == set(range(1, 13))
+    times = [record.time for record in job.records]
+    assert times == sorted(times)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, schedules(AGENT_FAULTS, max_size=4))
+def test_steps_that_are_redone_are_those_that_the_records_repeat(
+    world, fault, seed, schedule
+) -> None:
+    job = world(seed, faults=tuple(fault(*item) for item in schedule))
+    job.run()
+    told = sum(
+        record.figures["redone_steps"]
+        for record in job.records
+        if isinstance(record, EventRecord) and record.reason == "Resumed"
+    )
+    assert told == job.coordinators[-1].state.steps.redone
+    finished = [r for r in job.records if getattr(r, "reason", "") == "RecoveryFinished"]
+    for record in finished:
+        phases = {k: v for k, v in record.figures.items() if k not in ("total", "detect")}
+        assert abs(sum(phases.values()) - record.figures["total"]) < 1e-6
+        assert min(phases.values()) >= 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(0, 11), schedules(("drop connection", "cut off"), max_size=2))
+def test_an_exception_on_every_rank_ends_the_job(world, fault, program, seed, step, schedule):
+    faults = tuple(fault(*item) for item in schedule)
+    job = world(seed, faults=faults, program=program(step, None, times=9))
+    conclusion = job.run()
+    assert conclusion.exit_class is ExitClass.PROGRAM_ERROR
+    assert len(job.generations) <= 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(0, 11), st.integers(0, 2))
+def test_an_exception_on_one_rank_ends_the_job_when_it_comes_again(
+    world, program, seed, step, rank
+) -> None:
+    job = world(seed, program=program(step, frozenset({rank}), times=9))
+    conclusion = job.run()
+    assert conclusion.exit_class is ExitClass.PROGRAM_ERROR
+    assert f"on rank {rank}, again after the step was redone" in conclusion.message
+    assert job.raised == 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(0, 11), schedules(AGENT_FAULTS, max_size=3))
+def test_an_exception_that_does_not_come_again_is_survived(
+    world, fault, program, seed, step, schedule
+) -> None:
+    faults = tuple(fault(*item) for item in schedule)
+    job = world(seed, faults=faults, program=program(step, frozenset({1}), times=1))
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.integers(0, 11))
+def test_a_wrong_configuration_ends_the_job_at_once(world, program, seed, step) -> None:
+    wrong = program(step, frozenset({2}), times=1, exit_class=ExitClass.CONFIGURATION)
+    job = world(seed, program=wrong)
+    assert job.run().exit_class is ExitClass.CONFIGURATION
+    assert len(job.generations) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(6.0, 8.0))
+def test_a_coordinator_is_replaced_without_disturbing_the_ranks(world, fault, seed, at) -> None:
+    job = world(seed, faults=(fault(at, "crash coordinator"),), max_delay=0.02)
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+    assert job.generations == [(1, 1)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(2.5, 5.0), st.integers(0, 2))
+def test_a_pod_that_is_told_to_leave_costs_no_step(world, fault, seed, at, target) -> None:
+    job = world(seed, faults=(fault(at, "terminate agent", target),), max_delay=0.02)
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+    assert job.coordinators[-1].state.steps.redone == 0
+    assert job.coordinators[-1].state.failures_by_class == {}
+
+
+def test_a_job_without_progress_is_given_up(world, fault) -> None:
+    """The same worker's process dies before it has joined, again and again."""
+    faults = tuple(fault(at / 10, "kill rank", 0) for at in range(1, 2000))
+    job = world(7, faults=faults)
+    job.program = _killed()
+    conclusion = job.run()
+    assert conclusion.exit_class is ExitClass.KILLED
+    assert conclusion.message.startswith("given up after 10 recoveries without a new step")
+    assert len(job.generations) == 11
+
+
+class _killed:
+    """What the world expects as the class of the conclusion."""
+
+    step = -1
+    exit_class = ExitClass.KILLED
