@@ -23,6 +23,7 @@ ZeRO3 in BF16 15.3 for 17.0.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import computed_field
 
@@ -30,7 +31,11 @@ from reknit.layout import Precision, Sharding
 from reknit.protocol.base import Json, Message
 from reknit.protocol.inspection import Inspection, ParameterInfo
 
-_FP32 = 4
+DEEPSPEED_BUCKET: Final = 500_000_000
+DEEPSPEED_GATHERED: Final = 1_000_000_000
+"""Elements, where nothing else is said."""
+
+_FP32: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +65,18 @@ class ModelSize:
 class ZeroLimits:
     """What bounds DeepSpeed's temporary memory, in elements."""
 
-    bucket: int = 50_000_000
+    bucket: int
     """Gradients that are reduced together."""
-    gathered: int = 1_000_000_000
+    gathered: int
     """Parameters that ZeRO 3 holds gathered at a time."""
 
     @classmethod
-    def of(cls, deepspeed_config: Mapping[str, Json]) -> "ZeroLimits":
-        """The defaults of the ZeRO strategies, or what the user's own configuration says."""
-        section = deepspeed_config.get("zero_optimization")
-        given = section if isinstance(section, dict) else {}
-        default = cls()
+    def of(cls, zero: Mapping[str, Json]) -> "ZeroLimits":
+        """From the section `zero_optimization` that DeepSpeed is given."""
+        gathered = zero.get("stage3_max_live_parameters", zero.get("max_live_parameters"))
         return cls(
-            bucket=_count(given.get("reduce_bucket_size"), default.bucket),
-            gathered=_count(given.get("stage3_max_live_parameters"), default.gathered),
+            bucket=_count(zero.get("reduce_bucket_size"), DEEPSPEED_BUCKET),
+            gathered=_count(gathered, DEEPSPEED_GATHERED),
         )
 
 
@@ -109,7 +112,7 @@ def memory_per_rank(
     optimizer_tensors: int,
     activations: int | None = None,
     checkpoints: bool = False,
-    limits: ZeroLimits = ZeroLimits(),
+    limits: ZeroLimits,
 ) -> Memory:
     """The largest share of any rank of `num_ranks` data-parallel ones."""
     stage = sharding.zero_stage

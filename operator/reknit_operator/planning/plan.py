@@ -4,6 +4,7 @@ from reknit.layout import BatchPlan, Sharding
 from reknit.protocol.base import Message
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import JobSettings
+from reknit.strategies.deepspeed_config import build_config
 from reknit_operator.planning.batches import BatchArithmetic, arithmetic
 from reknit_operator.planning.memory import Memory, ModelSize, ZeroLimits, memory_per_rank
 from reknit_operator.planning.redundancy import Redundancy, redundancy
@@ -86,13 +87,27 @@ def _choices(settings: JobSettings, inspection: Inspection, num_ranks: int) -> t
                 optimizer_tensors=inspection.optimizer_tensors,
                 activations=inspection.activation_bytes.get(sharding),
                 checkpoints=settings.checkpoint is not None,
-                limits=ZeroLimits.of(settings.deepspeed_config),
+                limits=_limits(settings, sharding),
             ),
             redundancy=redundancy(sharding, num_ranks, settings.checkpoint),
             obstacle=obstacle(sharding, inspection),
         )
         for sharding in Sharding
     )
+
+
+def _limits(settings: JobSettings, sharding: Sharding) -> ZeroLimits:
+    if not sharding.zero_stage:
+        return ZeroLimits.of({})
+    given = build_config(
+        settings.deepspeed_config,
+        sharding=sharding,
+        precision=settings.precision,
+        micro=1,
+        num_steps=1,
+    )
+    section = given["zero_optimization"]
+    return ZeroLimits.of(section if isinstance(section, dict) else {})
 
 
 def obstacle(sharding: Sharding, inspection: Inspection) -> str | None:

@@ -1,0 +1,41 @@
+"""Everything that can be known of a job before anything is started."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reknit.protocol.inspection import Inspection
+from reknit.protocol.settings import JobSettings
+from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.cli.dryrun import inspect_function
+from reknit_operator.cli.manifests import local_settings, read_job
+from reknit_operator.cli.refusal import Refusal
+from reknit_operator.planning.plan import Plan, make_plan, obstacle
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job that can run."""
+
+    job: DistributedTrainingJob
+    settings: JobSettings
+    inspection: Inspection | None
+    """None for a command."""
+    plan: Plan
+
+
+def check(file: Path, assignments: Sequence[str], run_dir: Path) -> Checked:
+    """Reads, validates and inspects a job.
+
+    Raises:
+        Refusal: it cannot run.
+    """
+    job = read_job(file, assignments)
+    settings = local_settings(job, run_dir)
+    inspection = None
+    if settings.function is not None:
+        inspection = inspect_function(settings, file.parent)
+        reason = obstacle(settings.sharding, inspection)
+        if reason is not None:
+            raise Refusal([f"{file}: spec.parallelism.sharding: {reason}"])
+    return Checked(job, settings, inspection, make_plan(settings, inspection))

@@ -1,0 +1,188 @@
+"""The commands. Nothing heavy is imported before a command needs it."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+
+from reknit_operator.cli.refusal import Refusal
+
+app = typer.Typer(
+    name="reknit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Distributed training that knits itself together again when ranks die.\n\n"
+        "A job is a manifest (job.yaml) that names a training function:\n\n"
+        "  [cyan]reknit validate job.yaml[/]    is everything in order?\n\n"
+        "  [cyan]reknit plan job.yaml[/]        what runs where, and how much memory it takes\n\n"
+        "  [cyan]reknit run job.yaml[/]         run it on this machine, with a report at the end"
+    ),
+)
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The job's manifest.")]
+RunDir = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run, like runs/gpt-bytes-1.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Sets a field of entrypoint.config, like depth=6; may be given again.",
+    ),
+]
+
+
+def _command(function: _Command) -> _Command:
+    """Adds a command; lines of a paragraph of its description are joined."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+    return app.command(help=text)(function)
+
+
+@_command
+def validate(file: File, assignments: Set = None) -> None:
+    """Checks a job without starting it: manifest, function, configuration and data set.
+
+    The function is run up to its first training step, on tensors that have shapes but no elements,
+    so this takes seconds and no memory to speak of. Exit status 2 if anything must be changed.
+
+    Example:  [cyan]reknit validate job.yaml[/]
+    """
+    from reknit_operator.cli.check import check
+    from reknit_operator.cli.planview import facts
+
+    console = Console()
+    with console.status("checking the job"):
+        checked = check(file, assignments or [], _nowhere(file))
+    console.print(
+        f"{file} is in order", style="green", highlight=False, markup=False, soft_wrap=True
+    )
+    for line in facts(checked.plan):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+@_command
+def plan(
+    file: File,
+    assignments: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints the plan as JSON.")] = False,
+) -> None:
+    """Shows what a job will look like: world, batches, memory and where lost state comes from.
+
+    The memory of one rank is computed for every way of sharding, so that you can compare them; the
+    one in the manifest is marked.
+
+    Example:  [cyan]reknit plan job.yaml --set depth=12[/]
+    """
+    from reknit_operator.cli.check import check
+    from reknit_operator.cli.planview import show_plan
+
+    console = Console()
+    with Console(stderr=as_json).status("looking into the job"):
+        checked = check(file, assignments or [], _nowhere(file))
+    if as_json:
+        print(checked.plan.model_dump_json(indent=2))
+    else:
+        show_plan(console, checked.plan)
+
+
+@_command
+def run(
+    file: File,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder for logs, checkpoints and report; default: runs/NAME-N."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Goes on from the checkpoints of the last run, or of --run-dir."
+        ),
+    ] = False,
+    assignments: Set = None,
+    kill: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RANK@STEP",
+            help="Kills a rank's process once a step is done, to see it recover; repeatable.",
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=1, max=65535, help="Serves Prometheus metrics on this port."
+        ),
+    ] = None,
+) -> None:
+    """Runs a job on this machine: each pod is a group of processes, and the rest is the real thing.
+
+    Shows progress, loss, ranks and faults as they happen, and leaves a report. Ctrl-C stops at the
+    next step with a checkpoint, a second one at once; go on later with --resume, also with another
+    number of workers.
+
+    Example:  [cyan]reknit run job.yaml --set steps=500 --kill 2@60[/]
+    """
+    from reknit_operator.cli.running import run as run_job
+
+    code = run_job(
+        Console(),
+        Console(stderr=True),
+        file,
+        run_dir=run_dir,
+        resume=resume,
+        assignments=assignments or [],
+        kills=kill or [],
+        metrics_port=metrics_port,
+    )
+    raise typer.Exit(code)
+
+
+@_command
+def top(run_dir: RunDir) -> None:
+    """Watches a job that runs on this machine, from another terminal.
+
+    Example:  [cyan]reknit top runs/gpt-bytes-1[/]
+    """
+    from reknit_operator.cli.top import top as watch
+
+    watch(Console(), run_dir)
+
+
+@_command
+def report(run_dir: RunDir) -> None:
+    """Writes the report of a run again: one HTML file with plots, events and facts.
+
+    Example:  [cyan]reknit report runs/gpt-bytes-1[/]
+    """
+    from reknit_operator.cli.report.build import write_report
+
+    Console().out(str(write_report(run_dir)), highlight=False)
+
+
+def main() -> None:
+    """The entry point of `reknit`."""
+    try:
+        app()
+    except Refusal as refusal:
+        refusal.show(Console(stderr=True))
+        sys.exit(refusal.exit_code)
+
+
+def _nowhere(file: Path) -> Path:
+    """Stands for a run's folder where nothing is written."""
+    return file.parent / "runs"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""A plan on the screen."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from reknit_operator.cli.tables import Column, show_table
+from reknit_operator.cli.words import count, plural, size
+from reknit_operator.planning.memory import Memory
+from reknit_operator.planning.plan import Choice, Plan
+from reknit_operator.planning.world import Seat
+
+MAX_SEATS = 16
+_MEMORY = ("parameters", "gradients", "optimizer", "activations", "temporary", "checkpoint")
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """Prints the world, the batch, the memory and what happens when a rank is lost."""
+    _heading(console, plan.name)
+    for line in facts(plan):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _heading(console, "World")
+    titles = [Column("rank", right=True), Column("pod"), Column("slot", right=True)]
+    axes = [Column(axis, right=True) for axis in ("data", "pipeline", "tensor")]
+    show_table(console, [*titles, *axes], seat_rows(plan.seats))
+    if not plan.choices:
+        _heading(console, "When a rank is lost")
+        console.print(plan.warm_start, highlight=False, markup=False, soft_wrap=True)
+        return
+    _heading(console, "Memory per rank")
+    columns = [Column("sharding"), *(Column(part, right=True) for part in (*_MEMORY, "total"))]
+    rows = [memory_row(choice) for choice in plan.choices]
+    chosen = [choice.chosen for choice in plan.choices].index(True)
+    show_table(console, columns, rows, marked=chosen)
+    for line in memory_notes(plan):
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+    _heading(console, "When a rank is lost")
+    columns = [Column("sharding"), Column("parameters held by"), Column("optimizer held by")]
+    show_table(
+        console,
+        [*columns, Column("state comes from")],
+        [loss_row(choice) for choice in plan.choices],
+        marked=chosen,
+    )
+    console.print(
+        f"Restart: {plan.warm_start}", style="dim", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def facts(plan: Plan) -> Iterator[str]:
+    """What the job is, in sentences."""
+    yield (
+        f"{plural(plan.world_size, 'rank')} in {plural(plan.num_pods, 'pod')} with "
+        f"{plural(plan.processes_per_pod, 'process', 'processes')} each"
+    )
+    if plan.num_parameters is not None:
+        optimizer = (plan.optimizer or "").rpartition(".")[2]
+        yield f"{count(plan.num_parameters)} trainable parameters, updated by {optimizer}"
+    if plan.total_steps is not None:
+        text = f"{plural(plan.total_steps, 'step')}"
+        if plan.epochs is not None and plan.num_samples is not None:
+            text += f", {plan.epochs:.2f} epochs of {plural(plan.num_samples, 'sample')}"
+        yield text
+    if plan.batch is not None:
+        batch = plan.batch
+        yield (
+            f"a batch of {plural(batch.global_batch, 'sample')} is "
+            f"{plural(batch.num_micro_batches, 'micro-batch', 'micro-batches')} of "
+            f"{batch.micro}; each rank accumulates gradients over {batch.passes_per_rank}"
+        )
+        if batch.idle_ranks:
+            yield (
+                f"{plural(len(batch.idle_ranks), 'rank')} run a last pass of weight 0: "
+                f"{batch.idle_share:.0%} of the work is idle"
+            )
+
+
+def seat_rows(seats: Sequence[Seat]) -> list[list[str]]:
+    """One row per rank; of a large world the first and the last ones."""
+    rows = [
+        [str(part) for part in (s.rank, s.pod, s.slot, s.data, s.pipeline, s.tensor)] for s in seats
+    ]
+    if len(rows) <= MAX_SEATS:
+        return rows
+    return [*rows[: MAX_SEATS - 4], ["..."] * 6, *rows[-3:]]
+
+
+def memory_row(choice: Choice) -> list[str]:
+    """A way of sharding and its bytes by part."""
+    memory: Memory = choice.memory
+    parts = [getattr(memory, part) for part in _MEMORY]
+    name = f"{choice.sharding} (chosen)" if choice.chosen else str(choice.sharding)
+    return [name, *("unknown" if p is None else size(p) for p in parts), size(memory.total)]
+
+
+def memory_notes(plan: Plan) -> Iterator[str]:
+    """What the memory table leaves out."""
+    yield "Python and its libraries come on top, about 0.5 GiB on a CPU."
+    if any(choice.memory.activations is None for choice in plan.choices):
+        yield "The loss could not run without data, so its activations are not known."
+    for reason in dict.fromkeys(choice.obstacle for choice in plan.choices if choice.obstacle):
+        yield f"ZeRO cannot be used: {reason}."
+
+
+def loss_row(choice: Choice) -> list[str]:
+    """A way of sharding and what survives the loss of a rank."""
+    found = choice.redundancy
+    return [
+        str(choice.sharding),
+        plural(found.parameter_copies, "rank"),
+        plural(found.optimizer_copies, "rank"),
+        found.source,
+    ]
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,126 @@
+"""`reknit run`: checks, runs, sums up."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+
+from rich.console import Console
+
+from reknit_operator.build.settings import grace_period
+from reknit_operator.cli import rundir, summary
+from reknit_operator.cli.check import Checked, check
+from reknit_operator.cli.display.output import OutputTail
+from reknit_operator.cli.display.shown import LiveDisplay, PlainDisplay, display_for
+from reknit_operator.cli.driving import Aborted, Interrupts, drive, start
+from reknit_operator.cli.kills import Kill, parse
+from reknit_operator.cli.manifests import read_job
+from reknit_operator.cli.refusal import Refusal
+from reknit_operator.cli.report.build import write_report
+
+
+def run(
+    console: Console,
+    errors: Console,
+    file: Path,
+    *,
+    run_dir: Path | None,
+    resume: bool,
+    assignments: Sequence[str],
+    kills: Sequence[str],
+    metrics_port: int | None,
+) -> int:
+    """Runs a job on this machine and returns the exit status.
+
+    Raises:
+        Refusal: the job cannot run; nothing has been started.
+    """
+    # The name is needed to choose the folder, which the checks need in turn.
+    job = read_job(file, assignments)
+    folder = rundir.choose(job.metadata.name, run_dir, resume=resume)
+    wanted = parse(kills, job.spec.workers.world_size)
+    with console.status("checking the job"):
+        checked = check(file, assignments, folder)
+    with rundir.claimed(folder):
+        return _run(console, errors, file, checked, folder, wanted, metrics_port)
+
+
+def _run(
+    console: Console,
+    errors: Console,
+    file: Path,
+    checked: Checked,
+    folder: Path,
+    kills: Sequence[Kill],
+    metrics_port: int | None,
+) -> int:
+    name = checked.job.metadata.name
+    display = display_for(console, name, OutputTail(folder / "logs"))
+    began = monotonic()
+    try:
+        with display:
+            end = asyncio.run(_session(checked, file, folder, display, kills, metrics_port))
+    except Aborted:
+        end = summary.Outcome(summary.ExitCode.STOPPED, f"{name} was ended at once")
+    report = _report(errors, folder)
+    if end.code is not summary.ExitCode.CONFIGURATION:
+        console.print()
+        console.print(end.headline, style="bold", highlight=False, markup=False)
+        found = summary.facts(
+            display.view,
+            seconds=monotonic() - began,
+            run_dir=folder,
+            report=report,
+            model=rundir.find_model(folder),
+        )
+        for label, text in found:
+            console.out(f"  {label:<16} {text}", highlight=False)
+        if end.code is summary.ExitCode.STOPPED:
+            console.out(f"  go on with       reknit run {file} --resume --run-dir {folder}")
+    else:
+        Refusal([end.headline]).show(errors)
+    if end.traceback is not None:
+        Refusal([], end.traceback).show(errors)
+    return int(end.code)
+
+
+def _report(errors: Console, folder: Path) -> Path | None:
+    try:
+        return write_report(folder)
+    except OSError as error:
+        errors.print(f"the report could not be written: {error}", markup=False, highlight=False)
+    except Refusal:
+        # The job ended before it had a history.
+        pass
+    return None
+
+
+async def _session(
+    checked: Checked,
+    file: Path,
+    folder: Path,
+    display: PlainDisplay | LiveDisplay,
+    kills: Sequence[Kill],
+    metrics_port: int | None,
+) -> summary.Outcome:
+    # Imported late: it brings an HTTP server, which other commands do without.
+    from reknit_operator.local.session import LocalSession
+
+    interrupts = Interrupts()
+    session = LocalSession(
+        checked.job,
+        run_dir=folder,
+        python_path=[file.parent],
+        metrics_port=metrics_port,
+    )
+    await start(session)
+    rundir.describe(folder, checked.job, checked.plan)
+    with interrupts.listening():
+        job = await drive(
+            session,
+            display,
+            kills=kills,
+            grace=grace_period(checked.job.spec),
+            interrupts=interrupts,
+        )
+    return summary.outcome(job)

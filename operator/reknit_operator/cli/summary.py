@@ -1,0 +1,84 @@
+"""What a run came to: pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from reknit_operator.api.types import ConditionType, DistributedTrainingJob, JobStatus
+from reknit_operator.cli.display.view import View
+from reknit_operator.cli.words import figure, plural, span
+from reknit_operator.constants import Reason
+
+
+class ExitCode(IntEnum):
+    """Exit statuses of `reknit run`."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    CONFIGURATION = 2
+    STOPPED = 130
+    """As a shell has it for Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    code: ExitCode
+    headline: str
+    traceback: str | None = None
+    """The user's own; the last thing on the screen."""
+
+
+def outcome(job: DistributedTrainingJob) -> Outcome:
+    """The end of a job by its conditions; one without a final condition was stopped."""
+    status = job.status
+    for condition in status.conditions:
+        if condition.status != "True":
+            continue
+        if condition.type == ConditionType.SUCCEEDED:
+            return Outcome(ExitCode.SUCCEEDED, f"{job.metadata.name} has succeeded")
+        if condition.type == ConditionType.FAILED:
+            return _failure(job.metadata.name, condition.reason, status)
+    return Outcome(ExitCode.STOPPED, f"{job.metadata.name} was stopped")
+
+
+def _failure(name: str, reason: str, status: JobStatus) -> Outcome:
+    sentence = status.message or reason
+    if reason == Reason.CONFIGURATION:
+        return Outcome(ExitCode.CONFIGURATION, sentence)
+    return Outcome(ExitCode.FAILED, f"{name} has failed: {sentence}", status.traceback)
+
+
+def facts(
+    view: View, *, seconds: float, run_dir: Path, report: Path | None, model: Path | None
+) -> Iterator[tuple[str, str]]:
+    """Label and text of each line of the summary.
+
+    Args:
+        view: after the last record.
+        seconds: from start to end on the clock.
+        run_dir: the folder of the run.
+        report: where it lies, None when there is none.
+        model: the weights, None when there are none.
+    """
+    total = "" if view.total_steps is None else f" of {view.total_steps:,}"
+    yield "steps", f"{view.step:,}{total} in {span(seconds)}"
+    for name, value in view.held_out.items():
+        yield f"held-out {name}", f"{figure(value)} at step {view.held_out_step:,}"
+    if "loss" in view.metrics:
+        yield "training loss", figure(view.metrics["loss"])
+    if view.faults or view.recoveries:
+        text = f"{view.recoveries} from {plural(view.faults, 'fault')}"
+        if view.recovery_seconds is not None:
+            text += f", the last in {span(view.recovery_seconds)}"
+        yield "recoveries", text
+        yield "steps redone", f"{view.redone:,}"
+    if view.checkpoint_step is not None:
+        yield "checkpoint", f"step {view.checkpoint_step:,} in {run_dir / 'checkpoints'}"
+    if model is not None:
+        yield "model", str(model)
+    if report is not None:
+        yield "report", str(report)
+    yield "logs", str(run_dir / "logs")
