@@ -151,7 +151,7 @@ def test_any_world_reads_what_any_other_wrote(world, folder, holds, written_by, 
         holds(source, 6)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(ends=st.tuples(st.integers(0, 55), st.integers(0, 55)).map(sorted))
 def test_any_interval_can_be_read(world, folder, ends):
     job = world(size=3)

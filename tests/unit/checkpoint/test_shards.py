@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from reknit.checkpoint.files import NewFile, crc32_of, make_folder
 from reknit.checkpoint.shards import DTYPE_CODES, Entry, write_tensors
 
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+same_folder = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def entry(key, tensor, parts=1):

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from reknit.data import Arrays, ByteFiles, TokenFile
 from reknit.errors import ConfigurationError
 
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+same_folder = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def write(folder: Path, contents: list[bytes]) -> list[Path]:
