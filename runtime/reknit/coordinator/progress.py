@@ -64,6 +64,7 @@ def resume(steps: Steps, step: int) -> tuple[Steps, int]:
     versions = tuple(max(step, version) for version in steps.versions)
     resumed = replace(
         steps,
+        committed=max(steps.committed, step),
         redone=steps.redone + redone,
         versions=versions,
         emitted=max(steps.emitted, step),

@@ -1,4 +1,4 @@
-"""A job in virtual time: the real state machines of coordinator and agents, everything else made up.
+"""A job in virtual time: real state machines of coordinator and agents, everything else made up.
 
 Networks deliver in order on each connection and in any order between connections. Processes,
 collectives, checkpoints, the operator's replacements and all faults are simulated; what really

@@ -12,6 +12,7 @@ AGENT_FAULTS = (
     "drop connection",
     "cut off",
 )
+PROCESS_FAULTS = ("kill rank", "freeze rank", "kill agent", "terminate agent")
 COORDINATOR_FAULTS = ("crash coordinator", "second coordinator")
 
 seeds = st.integers(0, 2**32)
@@ -24,7 +25,7 @@ def schedules(kinds, max_size=5):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds, schedules(AGENT_FAULTS), st.floats(0.001, 0.5))
 def test_a_job_survives_any_schedule_of_losses(world, fault, seed, schedule, max_delay) -> None:
     faults = tuple(fault(*item) for item in schedule)
@@ -33,7 +34,7 @@ def test_a_job_survives_any_schedule_of_losses(world, fault, seed, schedule, max
     assert job.generations == sorted(set(job.generations))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds, schedules(AGENT_FAULTS + COORDINATOR_FAULTS * 2), st.floats(0.001, 0.3))
 def test_a_job_survives_the_loss_of_its_coordinator(
     world, fault, seed, schedule, max_delay
@@ -43,7 +44,7 @@ def test_a_job_survives_the_loss_of_its_coordinator(
     assert job.run().exit_class is ExitClass.SUCCEEDED
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seeds,
     schedules(AGENT_FAULTS + COORDINATOR_FAULTS),
@@ -64,23 +65,26 @@ def test_a_job_that_may_shrink_finishes_too(
     assert job.run().exit_class is ExitClass.SUCCEEDED
 
 
-@settings(max_examples=40, deadline=None)
-@given(seeds, schedules(AGENT_FAULTS, max_size=4))
+@settings(max_examples=25, deadline=None)
+@given(seeds, schedules(PROCESS_FAULTS, max_size=4))
 def test_records_tell_every_step_of_a_generation_once_and_in_order(
     world, fault, seed, schedule
 ) -> None:
     job = world(seed, faults=tuple(fault(*item) for item in schedule))
     job.run()
-    steps = [record for record in job.records if isinstance(record, StepRecord)]
-    keys = [(*record.generation.key(), record.step) for record in steps]
-    assert keys == sorted(set(keys))
-    assert max(record.step for record in steps) == 12
-    assert {record.step for record in steps} == set(range(1, 13))
+    at = None
+    for record in job.records:
+        if isinstance(record, StepRecord):
+            assert (record.generation, record.step - 1) == at
+            at = (record.generation, record.step)
+        elif record.reason == "Resumed":
+            at = (record.generation, record.step)
+    assert at[1] == 12
     times = [record.time for record in job.records]
     assert times == sorted(times)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds, schedules(AGENT_FAULTS, max_size=4))
 def test_steps_that_are_redone_are_those_that_the_records_repeat(
     world, fault, seed, schedule
@@ -100,7 +104,7 @@ def test_steps_that_are_redone_are_those_that_the_records_repeat(
         assert min(phases.values()) >= 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(0, 11), schedules(("drop connection", "cut off"), max_size=2))
 def test_an_exception_on_every_rank_ends_the_job(world, fault, program, seed, step, schedule):
     faults = tuple(fault(*item) for item in schedule)
@@ -110,7 +114,7 @@ def test_an_exception_on_every_rank_ends_the_job(world, fault, program, seed, st
     assert len(job.generations) <= 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(0, 11), st.integers(0, 2))
 def test_an_exception_on_one_rank_ends_the_job_when_it_comes_again(
     world, program, seed, step, rank
@@ -122,7 +126,7 @@ def test_an_exception_on_one_rank_ends_the_job_when_it_comes_again(
     assert job.raised == 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(0, 11), schedules(AGENT_FAULTS, max_size=3))
 def test_an_exception_that_does_not_come_again_is_survived(
     world, fault, program, seed, step, schedule
@@ -158,19 +162,12 @@ def test_a_pod_that_is_told_to_leave_costs_no_step(world, fault, seed, at, targe
     assert job.coordinators[-1].state.failures_by_class == {}
 
 
-def test_a_job_without_progress_is_given_up(world, fault) -> None:
-    """The same worker's process dies before it has joined, again and again."""
+def test_a_job_without_progress_is_given_up(world, fault, program) -> None:
+    """A worker's process dies before it has joined, again and again."""
     faults = tuple(fault(at / 10, "kill rank", 0) for at in range(1, 2000))
-    job = world(7, faults=faults)
-    job.program = _killed()
+    never = program(-1, None, times=0, exit_class=ExitClass.KILLED)
+    job = world(7, faults=faults, program=never)
     conclusion = job.run()
     assert conclusion.exit_class is ExitClass.KILLED
     assert conclusion.message.startswith("given up after 10 recoveries without a new step")
     assert len(job.generations) == 11
-
-
-class _killed:
-    """What the world expects as the class of the conclusion."""
-
-    step = -1
-    exit_class = ExitClass.KILLED
