@@ -21,6 +21,9 @@ async def serve(found: environment.Environment, port: int) -> None:
         ConfigurationError: the address cannot be listened on.
     """
     server = Server(found.settings, token=found.token, incarnation=found.incarnation)
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
     try:
         await server.start(found.host, port)
     except OSError as error:
@@ -30,15 +33,16 @@ async def serve(found: environment.Environment, port: int) -> None:
         ) from None
     log.info("Coordinator %d listens on %s:%d.", found.incarnation, found.host, port)
     running = asyncio.create_task(server.run())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, running.cancel)
+    stopping = asyncio.create_task(told_to_stop.wait())
     try:
-        successor = await running
-        log.info("Coordinator %d has been replaced by %d.", found.incarnation, successor)
-    except asyncio.CancelledError:
-        log.info("Coordinator %d stops; training goes on.", found.incarnation)
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            log.info("Coordinator %d has been replaced by %d.", found.incarnation, running.result())
+        else:
+            log.info("Coordinator %d stops; training goes on.", found.incarnation)
     finally:
+        running.cancel()
+        stopping.cancel()
         await server.close()
 
 
