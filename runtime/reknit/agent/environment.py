@@ -38,12 +38,12 @@ def command_environment(
     return {name: str(value) for name, value in variables.items()}
 
 
-def _torchrun(settings: JobSettings, assign: Assign, hosts: Sequence[str]) -> dict[str, str | int]:
+def _torchrun(settings: JobSettings, assign: Assign, _hosts: Sequence[str]) -> dict[str, str | int]:
     """As `torchrun` sets it; the restart count is that of the generation, the same on all ranks."""
     return {
         "MASTER_ADDR": assign.store.host,
         "MASTER_PORT": assign.store.port,
-        "GROUP_WORLD_SIZE": len(set(hosts)),
+        "GROUP_WORLD_SIZE": _num_pods(assign),
         "ROLE_NAME": "default",
         "ROLE_RANK": assign.rank,
         "ROLE_WORLD_SIZE": assign.world_size,
@@ -74,7 +74,7 @@ def _horovod(_settings: JobSettings, assign: Assign, hosts: Sequence[str]) -> di
         "HOROVOD_LOCAL_RANK": assign.local_rank,
         "HOROVOD_LOCAL_SIZE": assign.local_world_size,
         "HOROVOD_CROSS_RANK": assign.group_rank,
-        "HOROVOD_CROSS_SIZE": -(-assign.world_size // assign.local_world_size),
+        "HOROVOD_CROSS_SIZE": _num_pods(assign),
         "HOROVOD_HOSTNAME": hosts[assign.rank],
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
@@ -104,6 +104,10 @@ def _jax(_settings: JobSettings, assign: Assign, _hosts: Sequence[str]) -> dict[
     if assign.local_world_size > 1:
         variables["JAX_LOCAL_DEVICE_IDS"] = assign.local_rank
     return variables
+
+
+def _num_pods(assign: Assign) -> int:
+    return -(-assign.world_size // assign.local_world_size)
 
 
 def _url_host(host: str) -> str:

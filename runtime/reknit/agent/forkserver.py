@@ -6,11 +6,13 @@ everything it has started. When the agent is gone, however it ended, nothing of 
 """
 
 import argparse
+import atexit
 import os
 import selectors
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +36,8 @@ class Server:
         self._target = target
         self._launches: dict[int, int] = {}
         """Living children: launch by process id."""
+        self._is_alone = False
+        """The agent is gone."""
         self._helpers = linux.children()
         """What imported modules have started; not ours to end."""
         self._wake, self._woken = socket.socketpair()
@@ -45,26 +49,30 @@ class Server:
     def serve(self) -> Callable[[], int] | None:
         """Forks until the agent is gone: None then; in a child, what it is to do."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._agent, selectors.EVENT_READ)
-            selector.register(self._wake, selectors.EVENT_READ)
-            while True:
-                for ready, _ in selector.select():
-                    if ready.fileobj is self._wake:
-                        with suppress(BlockingIOError):
-                            self._wake.recv(4096)
-                        self._reap()
-                        continue
-                    packet, descriptors = wire.receive(self._agent)
-                    if not packet:
-                        self._end_everything()
-                        return None
-                    message = wire.TO_FORKSERVER.validate_json(packet)
-                    if isinstance(message, wire.SignalProcess):
-                        self._signal(message)
-                        continue
-                    work = self._start(message, descriptors)
-                    if work is not None:
-                        return work
+            selector.register(self._agent, selectors.EVENT_READ, self._listen)
+            selector.register(self._wake, selectors.EVENT_READ, self._reap)
+            try:
+                while not self._is_alone:
+                    for ready, _ in selector.select():
+                        work: Callable[[], int] | None = ready.data()
+                        if work is not None:
+                            return work
+            except BaseException:
+                self._end_everything()
+                raise
+        self._end_everything()
+        return None
+
+    def _listen(self) -> Callable[[], int] | None:
+        packet, descriptors = wire.receive(self._agent)
+        if not packet:
+            self._is_alone = True
+            return None
+        message = wire.TO_FORKSERVER.validate_json(packet)
+        if isinstance(message, wire.SignalProcess):
+            self._signal(message)
+            return None
+        return self._start(message, descriptors)
 
     def _start(
         self, message: wire.StartProcess, descriptors: list[int]
@@ -107,6 +115,8 @@ class Server:
 
     def _reap(self) -> None:
         """Waits for all children that have ended, and ends what they leave behind."""
+        with suppress(BlockingIOError):
+            self._wake.recv(4096)
         while (ended := _ended_child()) is not None:
             if ended in self._launches:
                 # Before the wait, while nobody else can get this process id.
@@ -174,18 +184,36 @@ def _run_child(work: Callable[[], int]) -> NoReturn:
     A failed rank must not wait for threads and exit handlers of a program in an unknown state: the
     whole job waits for its end.
     """
+    # What imported modules have registered is the forkserver's to clean up.
+    atexit._clear()  # noqa: SLF001 - there is no other way to forget them
     try:
         code = work()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         code = 1
     if code == 0:
-        # Threads may still have work, and exit handlers are the user's.
-        sys.exit(0)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        _finish()
+    _exit(code)
+
+
+def _finish() -> None:
+    """Lets threads and exit handlers do their work, as an interpreter does before it is torn down.
+
+    The tearing down itself is left out: it takes long with so much imported, and libraries that
+    still have threads of their own have turned many a success into a crash there.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to run them
+
+
+def _exit(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 
@@ -216,6 +244,8 @@ def main(arguments: list[str]) -> None:
     work = Server(agent, settings, options.target).serve()
     if work is not None:
         _run_child(work)
+    _finish()
+    _exit(0)
 
 
 def _warm_up(settings: JobSettings, target: str, *, lean: bool) -> wire.Hello:

@@ -129,8 +129,6 @@ class Launcher:
                 packet, _ = wire.receive(self._connection)
             except BlockingIOError:
                 return
-            except ConnectionResetError:
-                packet = b""
             if not packet:
                 self._lost()
                 return

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from reknit.agent import events as ev
 from reknit.agent import linux, listeners
@@ -24,9 +24,11 @@ from reknit.agent.launcher import Launcher
 from reknit.agent.link import Link
 from reknit.agent.machine import handle
 from reknit.agent.memory import this_pods_watch
-from reknit.agent.rendezvous import Rendezvous
 from reknit.agent.state import Identity, new_state
 from reknit.protocol.settings import Framework
+
+if TYPE_CHECKING:
+    from reknit.agent.rendezvous import Rendezvous
 
 _FLUSH_TIMEOUT: Final = timedelta(seconds=0.5)
 """For the last words to the coordinator before the exit."""
@@ -181,6 +183,9 @@ class Agent:
         if self._settings.framework is not Framework.HOROVOD:
             self._offer.socket.close()
             return
+        # A web server takes a while to import, and only Horovod needs one.
+        from reknit.agent.rendezvous import Rendezvous
+
         if self._rendezvous is not None:
             self._spawn(self._rendezvous.stop())
         self._rendezvous = Rendezvous(self._offer.socket.dup())

@@ -99,9 +99,14 @@ def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
         BlockingIOError: there is none on a non-blocking socket.
     """
     size = array("i").itemsize
-    data, ancillary, _, _ = connection.recvmsg(
-        MAX_PACKET_BYTES, socket.CMSG_LEN(MAX_DESCRIPTORS * size), socket.MSG_CMSG_CLOEXEC
-    )
+    room = socket.CMSG_LEN(MAX_DESCRIPTORS * size)
+    try:
+        received = connection.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # Said once when the other end has gone without reading everything; what it has sent before
+        # is still there.
+        received = connection.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = received
     descriptors = array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

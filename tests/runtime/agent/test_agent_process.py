@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -196,14 +198,14 @@ async def test_sigterm_lets_ranks_finish_and_ends_the_agent(
 async def test_sigterm_ends_an_agent_whose_ranks_do_not_leave_within_the_grace_period(
     coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, pids: Any
 ) -> None:
-    agent = start_agent(config={"stubborn": True}, grace=1.0)
+    agent = start_agent(config={"stubborn": True}, grace=4.0)
     await run_generation(num_ranks=1)
     beat = await running(coordinator, 1)
     pids.watch(beat.slots[0].pid)
     started = time.monotonic()
     agent.process.send_signal(signal.SIGTERM)
     assert await agent.wait() == 143
-    assert 0.7 <= time.monotonic() - started < 1.0
+    assert 2.9 <= time.monotonic() - started < 4.0
     assert pids.num_running == 0
 
 
@@ -262,3 +264,36 @@ async def test_a_step_is_passed_on(
     begun = await run_generation(num_ranks=1)
     said = await coordinator.hear(FromSlot)
     assert said == FromSlot(rank=0, message=StepDone(generation=begun.generation, step=1))
+
+
+async def test_an_agent_that_cannot_go_on_says_so_and_leaves_nothing(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, pids: Any
+) -> None:
+    agent = start_agent()
+    begun = await run_generation(num_ranks=1)
+    beat = await running(coordinator, 1)
+    pids.watch(beat.slots[0].pid)
+    impossible = Place(rank=0, agent="job-worker-0", slot=7)
+    newer = next_generation(coordinator, begun)
+    await coordinator.say(newer.model_copy(update={"places": (impossible,)}))
+    assert await agent.wait() == 70
+    assert agent.conclusion.exit_class is ExitClass.INFRASTRUCTURE
+    assert "the agent failed" in agent.conclusion.message
+    assert pids.num_running == 0
+
+
+def test_an_incomplete_environment_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    log = tmp_path / "termination"
+    environment = {"PATH": os.environ["PATH"], "REKNIT_TERMINATION_LOG": str(log)}
+    done = subprocess.run(
+        [sys.executable, "-m", "reknit.agent"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "the pod's environment lacks REKNIT_JOB\n"
+    conclusion = Conclusion.model_validate_json(log.read_text())
+    assert conclusion.exit_class is ExitClass.CONFIGURATION

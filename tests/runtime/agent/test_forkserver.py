@@ -1,3 +1,4 @@
+import asyncio
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from reknit.agent.events import Ended
+from reknit.agent.launcher import Launcher
 from reknit.agent.warmup import check_function, check_program, report
 from reknit.protocol.agents import Begin, Exited, FromSlot, Heartbeat
 from reknit.protocol.outcome import ExitClass
@@ -56,6 +59,27 @@ async def test_the_end_of_a_target_is_the_exit_status_of_its_process(
     assert (exited.exit.exit_code, exited.exit.exit_class) == (code, exit_class)
     if "raise" in body:
         assert "KeyError: 'x'" in agent.log
+
+
+async def test_a_rank_that_succeeds_does_what_it_has_left_for_its_exit(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, tmp_path: Path
+) -> None:
+    (tmp_path / "target.py").write_text(
+        "import atexit, os, threading\n"
+        "atexit.register(print, 'not for the ranks')\n"
+        "def run(settings, channel, store_listener):\n"
+        "    channel.makefile('r').readline()\n"
+        "    atexit.register(print, 'handled')\n"
+        "    threading.Thread(target=lambda: print(channel.recv(100) or 'joined')).start()\n"
+        "    threading.Timer(0.05, channel.shutdown, [0]).start()\n"
+        "    return 0\n"
+    )
+    agent = start_agent(target="target:run")
+    await run_generation(num_ranks=1)
+    exited = await exit_of(coordinator)
+    assert exited.exit.exit_code == 0
+    assert "joined\nhandled\n" in agent.log
+    assert "not for the ranks" not in agent.log
 
 
 async def test_ranks_write_to_the_pods_log(
@@ -122,6 +146,27 @@ async def test_a_module_that_kills_its_process_leaves_that_to_the_ranks(
     exited = await exit_of(coordinator)
     assert exited.exit.signal == signal.SIGSEGV
     assert coordinator.all(FromSlot) == []
+
+
+async def test_a_pod_in_which_no_process_can_be_started_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    lines: list[str] = []
+    settings = JobSettings(name="job", function="m:train")
+    launcher = Launcher(settings, "stand_in:run", tell=told.put_nowait, log=lines.append)
+    launcher.start()
+    launcher.launch(0, "rank 0", ())
+    async with asyncio.timeout(20):
+        ended, ready = await told.get(), await told.get()
+    launcher.close()
+    assert ended == Ended(0, signal=signal.SIGKILL)
+    assert ready.problem.exit_class is ExitClass.INFRASTRUCTURE
+    assert lines == [
+        "the forkserver has died and is replaced",
+        "the process that starts all others cannot run here",
+    ]
 
 
 def test_a_forkserver_without_its_agent_does_not_stay() -> None:

@@ -1,14 +1,19 @@
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+from reknit.agent import wire
 from reknit.protocol.agents import Begin, End, Exited, FromSlot, Heartbeat, Stopped
 from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ExitClass
+from reknit.protocol.settings import ENV_JOB, JobSettings
 
 StartAgent: TypeAlias = Callable[..., Any]
 RunGeneration: TypeAlias = Callable[..., Awaitable[Begin]]
@@ -47,6 +52,39 @@ async def test_nothing_survives_an_agent_that_was_killed(
     pids.watch(forkserver_of(agent))
     agent.process.send_signal(signal.SIGKILL)
     await pids.all_gone()
+
+
+def start_forkserver(python_path: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    arguments = ["--socket", str(other.fileno()), "--parent", str(os.getpid())]
+    settings = JobSettings(name="job")
+    forkserver = subprocess.Popen(
+        [sys.executable, "-m", "reknit.agent.forkserver", *arguments, "--target", "stand_in:run"],
+        pass_fds=[other.fileno()],
+        env={**os.environ, ENV_JOB: settings.model_dump_json(), "PYTHONPATH": str(python_path)},
+    )
+    other.close()
+    return forkserver, own
+
+
+async def test_an_agent_that_dies_before_it_has_read_everything(pids: Any, tmp_path: Path) -> None:
+    """The kernel reports that as an error of the connection and not as its end."""
+    (tmp_path / "stand_in.py").write_text(
+        "import subprocess, sys\n"
+        "def run(settings, channel, store_listener):\n"
+        "    arguments = [sys.executable, '-c', 'import signal; signal.pause()']\n"
+        "    child = subprocess.Popen(arguments, start_new_session=True)\n"
+        "    channel.sendall(str(child.pid).encode())\n"
+        "    channel.recv(1)\n"
+    )
+    forkserver, own = start_forkserver(tmp_path)
+    channel, rank_end = socket.socketpair()
+    with own, channel:
+        wire.send(own, wire.StartProcess(launch=0, title="rank 0"), [rank_end.fileno()])
+        rank_end.close()
+        pids.watch(forkserver.pid, int(channel.recv(100)))
+    await pids.all_gone()
+    assert forkserver.wait() == 0
 
 
 async def test_nothing_survives_the_end_of_a_generation(
