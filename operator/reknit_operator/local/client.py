@@ -15,6 +15,7 @@ from reknit_operator.reconcile.observed import Ref
 
 _BASE: Final = "http://store"
 _LONGEST_LINE: Final = 2**24
+_GONE: Final = "the object store has gone away"
 _FOREVER: Final = aiohttp.ClientTimeout(total=None)
 
 
@@ -63,13 +64,17 @@ class StoreClient:
             ConnectionError: the store has gone away.
         """
         url = f"{_BASE}/watch/{kind}"
-        async with self._open().get(url, params={"after": after}, timeout=_FOREVER) as response:
-            async for line in response.content:
-                change = json.loads(line)
-                if "error" in change:
-                    raise ERRORS[change["error"]](change["message"])
-                yield WatchEvent(change["type"], change["object"])
-        raise ConnectionError("the object store has gone away")
+        session = self._open()
+        try:
+            async with session.get(url, params={"after": after}, timeout=_FOREVER) as response:
+                async for line in response.content:
+                    change = json.loads(line)
+                    if "error" in change:
+                        raise ERRORS[change["error"]](change["message"])
+                    yield WatchEvent(change["type"], change["object"])
+        except aiohttp.ClientError as error:
+            raise ConnectionError(_GONE) from error
+        raise ConnectionError(_GONE)
 
     async def patch_status(self, ref: Ref, status: Object, *, resource_version: str) -> Object:
         """Replaces the status; raises ConflictError if the object has changed, NotFoundError."""
@@ -89,11 +94,14 @@ class StoreClient:
     async def _call(
         self, method: str, path: str, *, body: Object | None = None, query: Any = None
     ) -> Any:
-        async with self._open().request(method, _BASE + path, json=body, params=query) as response:
-            answer = await response.json()
+        session = self._open()
+        try:
+            async with session.request(method, _BASE + path, json=body, params=query) as response:
+                answer = await response.json()
+        except aiohttp.ClientError as error:
+            raise ConnectionError(_GONE) from error
         if "error" in answer:
             raise ERRORS[answer["error"]](answer["message"])
-        response.raise_for_status()
         return answer
 
     def _open(self) -> aiohttp.ClientSession:

@@ -51,8 +51,8 @@ def main() -> int:
     options = BuildOptions(python=(sys.executable,), checkpoint_root=str(arguments.checkpoint_root))
     try:
         asyncio.run(operate(arguments.socket, options))
-    except* (OSError, aiohttp.ClientError) as gone:
-        logging.getLogger(__name__).info("The store has gone away: %s", gone.exceptions[0])
+    except* OSError as gone:
+        logging.getLogger(__name__).info("Ending: %s", gone.exceptions[0])
     return 1
 
 

@@ -20,7 +20,7 @@ from reknit_operator.reconcile.client import (
 )
 from reknit_operator.reconcile.observed import Ref
 
-_MAX_CHANGES: Final = 4096
+MAX_CHANGES: Final = 4096
 """Changes kept for watches; one that falls further behind has to list again."""
 _MAX_EVENTS: Final = 4096
 _GRACE: Final = 30
@@ -37,11 +37,13 @@ class ObjectStore:
     only marked by `delete`; whoever runs it calls `finalize` once it has stopped.
     """
 
-    def __init__(self, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self, now: Callable[[], datetime] = _utc_now, *, max_changes: int = MAX_CHANGES
+    ) -> None:
         self._now = now
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._version = 0
-        self._changes: deque[tuple[int, WatchEvent]] = deque(maxlen=_MAX_CHANGES)
+        self._changes: deque[tuple[int, WatchEvent]] = deque(maxlen=max_changes)
         self._changed = asyncio.Event()
         self.events: deque[Object] = deque(maxlen=_MAX_EVENTS)
         """What `record_event` was given, oldest first."""

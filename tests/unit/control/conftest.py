@@ -1,0 +1,80 @@
+"""Makers of jobs and pods for tests of the control plane."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reknit.protocol.outcome import Conclusion, ErrorReport, ExitClass
+from reknit_operator.api.types import DistributedTrainingJob, JobStatus, Metadata
+from reknit_operator.constants import Kind, coordinator_name, worker_name
+from reknit_operator.reconcile.observed import Pod, PodPhase, Ref
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+UID = "uid-of-job"
+
+
+def _job(*, status: JobStatus | None = None, name: str = "gpt", **spec) -> DistributedTrainingJob:
+    spec = {
+        "entrypoint": {"function": "gpt:train"},
+        "batch": {"global": 8, "micro": 2},
+        "workers": {"replicas": 2},
+        **spec,
+    }
+    return DistributedTrainingJob(
+        metadata=Metadata(name=name, uid=UID, generation=3, resource_version="7"),
+        spec=spec,
+        status=status or JobStatus(),
+    )
+
+
+def _worker(replica: int = 0, *, attempt: int = 1, ordinal: int = 0, **fields) -> Pod:
+    name = worker_name("gpt", replica, attempt=attempt, replacements=ordinal)
+    fields = {"phase": PodPhase.RUNNING, "ready": True, "created": NOW, **fields}
+    ref = Ref(Kind.POD, "default", name, f"uid-{name}")
+    if PodPhase(fields["phase"]) in (PodPhase.SUCCEEDED, PodPhase.FAILED):
+        fields["ready"] = False
+    return Pod(ref, "worker", replica, attempt, ordinal, **fields)
+
+
+def _coordinator(incarnation: int = 1, *, attempt: int = 1, **fields) -> Pod:
+    name = coordinator_name("gpt", incarnation)
+    fields = {"phase": PodPhase.RUNNING, "ready": True, "created": NOW, **fields}
+    ref = Ref(Kind.POD, "default", name, f"uid-{name}")
+    return Pod(ref, "coordinator", 0, attempt, incarnation, **fields)
+
+
+def _conclusion(exit_class: ExitClass, *, traceback: str | None = None) -> Conclusion:
+    error = None
+    if traceback is not None:
+        error = ErrorReport(exception="ValueError: no", traceback=traceback)
+    return Conclusion(exit_class=exit_class, message=f"said {exit_class}", error=error, step=9)
+
+
+@pytest.fixture
+def now() -> datetime:
+    return NOW
+
+
+@pytest.fixture
+def seconds():
+    return lambda number: timedelta(seconds=number)
+
+
+@pytest.fixture
+def make_job():
+    return _job
+
+
+@pytest.fixture
+def make_worker():
+    return _worker
+
+
+@pytest.fixture
+def make_coordinator():
+    return _coordinator
+
+
+@pytest.fixture
+def make_conclusion():
+    return _conclusion
