@@ -18,14 +18,14 @@ def show_plan(console: Console, plan: Plan) -> None:
     """Prints the world, the batch, the memory and what happens when a rank is lost."""
     _heading(console, plan.name)
     for line in facts(plan):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.out(line, highlight=False)
     _heading(console, "World")
     titles = [Column("rank", right=True), Column("pod"), Column("slot", right=True)]
     axes = [Column(axis, right=True) for axis in ("data", "pipeline", "tensor")]
     show_table(console, [*titles, *axes], seat_rows(plan.seats))
     if not plan.choices:
         _heading(console, "When a rank is lost")
-        console.print(plan.warm_start, highlight=False, markup=False, soft_wrap=True)
+        console.out(plan.warm_start, highlight=False)
         return
     _heading(console, "Memory per rank")
     columns = [Column("sharding"), *(Column(part, right=True) for part in (*_MEMORY, "total"))]
@@ -33,7 +33,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     chosen = [choice.chosen for choice in plan.choices].index(True)
     show_table(console, columns, rows, marked=chosen)
     for line in memory_notes(plan):
-        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.out(line, style="dim", highlight=False)
     _heading(console, "When a rank is lost")
     columns = [Column("sharding"), Column("parameters held by"), Column("optimizer held by")]
     show_table(
@@ -115,4 +115,4 @@ def loss_row(choice: Choice) -> list[str]:
 
 def _heading(console: Console, text: str) -> None:
     console.print()
-    console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.out(text, style="bold", highlight=False)

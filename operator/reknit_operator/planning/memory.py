@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import computed_field
+from pydantic import ConfigDict, computed_field
 
 from reknit.layout import Precision, Sharding
 from reknit.protocol.base import Json, Message
@@ -82,6 +82,9 @@ class ZeroLimits:
 
 class Memory(Message):
     """Bytes of one rank, without the interpreter and its libraries."""
+
+    # The total is written, and computed again where it is read.
+    model_config = ConfigDict(extra="ignore")
 
     parameters: int
     """Weights that forward and backward use, and buffers."""

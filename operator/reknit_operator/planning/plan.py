@@ -124,5 +124,5 @@ def _warm_start(settings: JobSettings, inspection: Inspection | None) -> str:
     if inspection.warm_start_obstacle is not None:
         return f"a new Python process, which takes seconds: {inspection.warm_start_obstacle}"
     module = (settings.function or "").partition(":")[0]
-    libraries = "torch and DeepSpeed" if settings.sharding.zero_stage else "torch"
+    libraries = "torch, DeepSpeed" if settings.sharding.zero_stage else "torch"
     return f"forked from a process in the same pod that has loaded {libraries} and {module}"

@@ -3,7 +3,6 @@
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Never
@@ -116,8 +115,7 @@ class InspectionJob(Job):
         if not trainable:
             raise ConfigurationError("job.engine: the model has no trainable parameters")
         if pretrained is not None:
-            with built.fake or nullcontext():
-                load_pretrained(built.model, pretrained)
+            load_pretrained(built.model, pretrained)
         self._engine = InspectionEngine(built, loss, probe(optimizer, trainable), self)
         return self._engine
 

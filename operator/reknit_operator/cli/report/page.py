@@ -182,7 +182,8 @@ def _plan_facts(plan: Plan | None) -> Iterator[tuple[str, str]]:
 
 def _events(data: ReportData) -> str:
     rows = "".join(_event_row(event, data.start) for event in data.events[-MAX_EVENTS:])
-    head = '<tr><th class="number">at</th><th class="number">step</th><th>what</th><th></th></tr>'
+    number = '<th class="number">'
+    head = f"<tr>{number}at</th>{number}step</th><th>what</th><th></th></tr>"
     left = len(data.events) - MAX_EVENTS
     note = f'<p class="when">The first {left:,} events are left out.</p>' if left > 0 else ""
     return f'<div class="scroll"><table>{head}{rows}</table></div>{note}' if rows else ""

@@ -1,0 +1,301 @@
+"""The dry run of user functions, in this process."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from reknit.errors import ConfigurationError
+from reknit.inspection.job import Inspected, InspectionJob
+from reknit.layout import Precision, Sharding
+from reknit.protocol.inspection import Inspection
+from reknit.protocol.settings import BatchSettings, JobSettings
+
+WIDTH = 16
+
+
+def make_job(precision: Precision = Precision.FP32, *, micro: int = 4) -> InspectionJob:
+    batch = BatchSettings(global_batch=8, micro=micro)
+    settings = JobSettings(name="job", batch=batch, num_workers=2, precision=precision)
+    return InspectionJob(settings, batch)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
+
+
+def loss_fn(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+    inputs, targets = batch
+    loss: torch.Tensor = (model(inputs) - targets).square().mean()
+    return loss
+
+
+def dataset(num_samples: int = 20) -> Any:
+    return TensorDataset(torch.zeros(num_samples, WIDTH), torch.zeros(num_samples, 1))
+
+
+def adam(params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(params)
+
+
+def engine(job: InspectionJob, **changes: Any) -> Any:
+    return job.engine(**{"model": network, "optimizer": adam, "loss": loss_fn, **changes})
+
+
+def inspect(job: InspectionJob, data: Any = None, **arguments: Any) -> Inspection:
+    with pytest.raises(Inspected):
+        job.batches(dataset() if data is None else data, **(arguments or {"steps": 5}))
+    return job.result()
+
+
+def test_reports_model_optimizer_and_data() -> None:
+    job = make_job()
+    engine(job)
+    found = inspect(job)
+    assert [(p.name, p.shape, p.dtype, p.group) for p in found.parameters] == [
+        ("0.weight", (WIDTH, WIDTH), "float32", 0),
+        ("0.bias", (WIDTH,), "float32", 0),
+        ("2.weight", (1, WIDTH), "float32", 0),
+        ("2.bias", (1,), "float32", 0),
+    ]
+    assert found.optimizer == "torch.optim.adam.Adam"
+    assert (found.optimizer_tensors, found.elementwise) == (2, True)
+    assert (found.num_samples, found.total_steps) == (20, 5)
+
+
+def test_takes_no_memory_for_a_model_that_fits_nowhere() -> None:
+    job = make_job()
+    # A million times a million weights would be 4 TB.
+    engine(
+        job,
+        model=lambda: nn.Linear(10**6, 10**6, bias=False),
+        loss=lambda model, batch: model(batch[0]).mean(),
+    )
+    data = TensorDataset(torch.zeros(1, 10**6).expand(20, 10**6))
+    found = inspect(job, data)
+    assert found.parameters[0].shape == (10**6, 10**6)
+
+
+def test_counts_what_autograd_keeps() -> None:
+    job = make_job(micro=4)
+    engine(job)
+    kept = inspect(job).activation_bytes
+    # The input, the hidden layer after ReLU (also the input of the next layer), and the
+    # difference that is squared; ReLU keeps its own result.
+    assert kept == dict.fromkeys(Sharding, 4 * (4 * WIDTH + 4 * WIDTH + 4))
+
+
+def test_lower_precision_keeps_less_under_zero() -> None:
+    job = make_job(Precision.BF16)
+    engine(job)
+    kept = inspect(job).activation_bytes
+    assert kept[Sharding.ZERO1] == kept[Sharding.ZERO3] == 2 * (4 * WIDTH + 4 * WIDTH + 4)
+    assert kept[Sharding.NONE] > kept[Sharding.ZERO1]
+
+
+def test_a_loss_that_looks_at_figures_leaves_activations_unknown() -> None:
+    def loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+        found = loss_fn(model, batch)
+        return found if found.item() < 100 else found / 2
+
+    job = make_job()
+    engine(job, loss=loss)
+    assert inspect(job).activation_bytes == {}
+
+
+def test_a_model_that_looks_at_its_weights_is_built_for_real() -> None:
+    def model() -> nn.Module:
+        layer = nn.Linear(WIDTH, 1)
+        with torch.no_grad():
+            layer.weight /= layer.weight.norm().item()
+        return layer
+
+    job = make_job()
+    engine(job, model=model)
+    found = inspect(job)
+    assert found.parameters[0].shape == (1, WIDTH)
+    assert found.activation_bytes == {}
+
+
+def test_an_error_of_the_model_is_raised_once_and_alone() -> None:
+    def model() -> nn.Module:
+        raise ValueError("no such layer")
+
+    with pytest.raises(ValueError, match="no such layer") as caught:
+        engine(make_job(), model=model)
+    assert caught.value.__context__ is None
+
+
+def test_tells_groups_frozen_parameters_tied_ones_and_buffers() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(5, 3)
+            self.head = nn.Linear(3, 5, bias=True)
+            self.head.weight = self.embedding.weight
+            self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
+            self.register_buffer("mean", torch.zeros(7, dtype=torch.float64))
+
+    def optimizer(params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        matrices = [p for p in params if p.ndim > 1]
+        return torch.optim.SGD(
+            [{"params": matrices, "lr": 0.1}, {"params": [p for p in params if p.ndim < 2]}], lr=1.0
+        )
+
+    job = make_job()
+    engine(job, model=Model, optimizer=optimizer)
+    found = job.result()
+    assert [(p.name, p.group) for p in found.parameters] == [
+        ("frozen", None),
+        ("embedding.weight", 0),
+        ("head.bias", 1),
+    ]
+    assert [(b.name, b.shape, b.dtype) for b in found.buffers] == [("mean", (7,), "float64")]
+
+
+def test_schedules_are_built_too() -> None:
+    built: list[Any] = []
+
+    def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        built.append(optimizer)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+
+    job = make_job()
+    engine(job, schedule=schedule)
+    assert len(built) == 1
+    assert isinstance(built[0], torch.optim.Adam)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "total"),
+    [({"steps": 3}, 3), ({"epochs": 2}, 5), ({"epochs": 4}, 10)],
+)
+def test_counts_steps(arguments: dict[str, int], total: int) -> None:
+    job = make_job()
+    engine(job)
+    assert inspect(job, **arguments).total_steps == total
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "exactly one of steps and epochs"),
+        ({"steps": 1, "epochs": 1}, "exactly one of steps and epochs"),
+        ({"steps": 0}, "nothing to train on"),
+    ],
+)
+def test_refuses_a_length_that_makes_no_sense(arguments: dict[str, int], sentence: str) -> None:
+    job = make_job()
+    engine(job)
+    with pytest.raises(ConfigurationError, match=sentence):
+        job.batches(dataset(), **arguments)
+
+
+def test_refuses_an_empty_data_set() -> None:
+    job = make_job()
+    engine(job)
+    with pytest.raises(ConfigurationError, match="no samples"):
+        job.batches([], steps=1)
+
+
+def test_draws_the_first_micro_batch_through_transform_and_collate() -> None:
+    drawn: list[Any] = []
+
+    def transform(sample: Any, generator: torch.Generator) -> Any:
+        assert isinstance(generator, torch.Generator)
+        return sample + 1
+
+    def collate(samples: list[Any]) -> Any:
+        drawn.append(samples)
+        return samples
+
+    job = make_job(micro=4)
+    engine(job)
+    inspect(job, list(range(10)), steps=1, transform=transform, collate=collate, shuffle=False)
+    assert drawn == [[1, 2, 3, 4]]
+
+
+def test_errors_of_the_data_set_are_the_users() -> None:
+    class Broken:
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, index: int) -> Any:
+            raise OSError("disk is gone")
+
+    job = make_job()
+    engine(job)
+    with pytest.raises(OSError, match="disk is gone"):
+        job.batches(Broken(), steps=1)
+
+
+def test_no_except_of_the_user_stops_the_end_of_the_dry_run() -> None:
+    job = make_job()
+    engine(job)
+
+    def train() -> str:
+        try:
+            job.batches(dataset(), steps=1)
+        except Exception:
+            return "went on"
+        return "went on"
+
+    with pytest.raises(Inspected):
+        train()
+
+
+def test_an_evaluation_before_training_checks_its_data() -> None:
+    job = make_job()
+    made = engine(job)
+    assert math.isnan(made.evaluate(dataset(), limit=3))
+    with pytest.raises(ConfigurationError, match="no samples"):
+        made.evaluate([])
+
+
+def test_a_function_that_trains_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"without calling job\.engine"):
+        make_job().result()
+
+
+def test_an_engine_is_made_once() -> None:
+    job = make_job()
+    engine(job)
+    with pytest.raises(ConfigurationError, match="called once"):
+        engine(job)
+
+
+def test_refuses_what_cannot_be_trained() -> None:
+    def frozen() -> nn.Module:
+        return network().requires_grad_(False)
+
+    with pytest.raises(ConfigurationError, match="no trainable parameters"):
+        engine(make_job(), model=frozen, optimizer=lambda _: torch.optim.SGD([matrix()]))
+    with pytest.raises(ConfigurationError, match="clip_grad_norm must be positive, not 0"):
+        engine(make_job(), clip_grad_norm=0)
+
+
+def matrix() -> nn.Parameter:
+    return nn.Parameter(torch.zeros(1))
+
+
+def test_pretrained_weights_must_fit(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    state = {name: torch.ones_like(tensor) for name, tensor in network().state_dict().items()}
+    save_file(state, good)
+    save_file({**state, "0.bias": torch.ones(WIDTH + 1)}, bad)
+    engine(make_job(), pretrained=good)
+    with pytest.raises(ConfigurationError, match=r"0\.bias"):
+        engine(make_job(), pretrained=bad)
+    with pytest.raises(ConfigurationError, match="no file"):
+        engine(make_job(), pretrained=tmp_path / "missing.safetensors")
+
+
+def test_the_job_looks_like_rank_zero_of_the_whole_world() -> None:
+    job = make_job()
+    assert (job.rank, job.world_size, job.seed, job.state) == (0, 2, 0, {})
+    job.log(accuracy=0.5)

@@ -1,0 +1,162 @@
+"""The whole plan, and its smaller parts."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reknit.layout import BatchPlan, Degrees, Sharding
+from reknit.protocol.inspection import Inspection
+from reknit.protocol.settings import CheckpointSettings, JobSettings
+from reknit_operator.planning.batches import arithmetic
+from reknit_operator.planning.plan import Plan, make_plan
+from reknit_operator.planning.redundancy import redundancy
+from reknit_operator.planning.world import seats
+
+
+def test_ranks_fill_pod_after_pod() -> None:
+    found = list(seats("job", 2, Degrees(data=4)))
+    assert [(s.rank, s.pod, s.slot, s.data) for s in found] == [
+        (0, "job-worker-0", 0, 0),
+        (1, "job-worker-0", 1, 1),
+        (2, "job-worker-1", 0, 2),
+        (3, "job-worker-1", 1, 3),
+    ]
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
+def test_every_coordinate_has_one_rank(data: int, pipeline: int, tensor: int) -> None:
+    found = list(seats("job", 1, Degrees(data=data, pipeline=pipeline, tensor=tensor)))
+    places = {(s.data, s.pipeline, s.tensor) for s in found}
+    assert len(places) == len(found) == data * pipeline * tensor
+    assert all(s.data < data and s.pipeline < pipeline and s.tensor < tensor for s in found)
+
+
+def test_tensor_neighbours_sit_side_by_side() -> None:
+    found = list(seats("job", 2, Degrees(data=2, pipeline=1, tensor=2)))
+    assert [s.tensor for s in found] == [0, 1, 0, 1]
+    assert found[0].pod == found[1].pod
+
+
+def test_an_even_batch_leaves_nobody_idle() -> None:
+    found = arithmetic(BatchPlan(global_batch=64, micro=8, num_ranks=4))
+    assert (found.num_micro_batches, found.passes_per_rank, found.idle_ranks) == (8, 2, ())
+    assert found.idle_share == 0
+
+
+def test_passes_of_weight_zero_are_named() -> None:
+    found = arithmetic(BatchPlan(global_batch=40, micro=8, num_ranks=4))
+    assert (found.num_micro_batches, found.passes_per_rank) == (5, 2)
+    assert found.idle_ranks == (1, 2, 3)
+    assert found.idle_share == 3 / 8
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50))
+def test_idle_passes_fill_the_batch_up_to_the_ranks(micro: int, count: int, ranks: int) -> None:
+    found = arithmetic(BatchPlan(global_batch=micro * count, micro=micro, num_ranks=ranks))
+    assert found.num_micro_batches + len(found.idle_ranks) == found.passes_per_rank * ranks
+
+
+@pytest.mark.parametrize(
+    ("sharding", "parameters", "optimizer"),
+    [
+        (Sharding.NONE, 4, 4),
+        (Sharding.ZERO1, 4, 1),
+        (Sharding.ZERO2, 4, 1),
+        (Sharding.ZERO3, 1, 1),
+    ],
+)
+def test_who_holds_what(sharding: Sharding, parameters: int, optimizer: int) -> None:
+    found = redundancy(sharding, 4, CheckpointSettings(path="c"))
+    assert (found.parameter_copies, found.optimizer_copies) == (parameters, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "text"),
+    [
+        (600.0, None, "newest checkpoint, at most 10 min old"),
+        (7200.0, None, "newest checkpoint, at most 2 h old"),
+        (90.0, None, "newest checkpoint, at most 90 s old"),
+        (None, 20, "newest checkpoint, at most 20 steps old"),
+        (600.0, 20, "newest checkpoint, at most 20 steps or 10 min old"),
+    ],
+)
+def test_how_old_a_checkpoint_can_be(seconds: float | None, steps: int | None, text: str) -> None:
+    checkpoint = CheckpointSettings(path="c", every_seconds=seconds, every_steps=steps)
+    assert redundancy(Sharding.NONE, 4, checkpoint).source == text
+
+
+def test_without_checkpoints_training_starts_again() -> None:
+    assert redundancy(Sharding.NONE, 4, None).source.startswith("none: training starts again")
+
+
+def test_a_plan_compares_all_shardings_and_marks_the_chosen_one(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    chosen = settings.model_copy(update={"sharding": Sharding.ZERO2})
+    plan = make_plan(chosen, inspection)
+    assert [choice.sharding for choice in plan.choices] == list(Sharding)
+    assert [choice.sharding for choice in plan.choices if choice.chosen] == [Sharding.ZERO2]
+    totals = {choice.sharding: choice.memory.total for choice in plan.choices}
+    assert totals[Sharding.ZERO2] < totals[Sharding.ZERO1]
+    assert plan.num_parameters == 1000
+    assert plan.epochs == 100 * 64 / 640
+    assert plan.batch is not None
+    assert plan.batch.passes_per_rank == 2
+
+
+def test_buckets_are_those_that_deepspeed_is_given(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    config = {"zero_optimization": {"reduce_bucket_size": 700}}
+    small = make_plan(settings.model_copy(update={"deepspeed_config": config}), inspection)
+    # Half of the share of four ranks, twice over, is less than a bucket.
+    assert small.choices[2].memory.temporary == 4 * 700
+    assert make_plan(settings, inspection).choices[2].memory.temporary == 4 * 1000
+
+
+def test_activations_may_differ_between_shardings(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    known = {Sharding.NONE: 300, Sharding.ZERO1: 200}
+    plan = make_plan(settings, inspection.model_copy(update={"activation_bytes": known}))
+    assert [choice.memory.activations for choice in plan.choices] == [300, 200, None, None]
+
+
+def test_an_optimizer_that_needs_whole_parameters_keeps_zero_out(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    muon = inspection.model_copy(update={"elementwise": False, "optimizer": "torch.optim.Muon"})
+    plan = make_plan(settings, muon)
+    assert plan.choices[0].obstacle is None
+    assert all("Muon needs whole parameters" in (c.obstacle or "") for c in plan.choices[1:])
+
+
+def test_says_how_ranks_come_back(settings: JobSettings, inspection: Inspection) -> None:
+    assert "has loaded torch and small" in make_plan(settings, inspection).warm_start
+    zero = settings.model_copy(update={"sharding": Sharding.ZERO1})
+    assert "torch, DeepSpeed and small" in make_plan(zero, inspection).warm_start
+    cold = inspection.model_copy(update={"warm_start_obstacle": "there are 3 threads"})
+    assert make_plan(settings, cold).warm_start.endswith("there are 3 threads")
+
+
+def test_a_command_is_planned_without_a_model(settings: JobSettings) -> None:
+    command = settings.model_copy(update={"function": None, "command": ("x",), "batch": None})
+    plan = make_plan(command, None)
+    assert (plan.choices, plan.batch, plan.num_parameters) == ((), None, None)
+    assert len(plan.seats) == 4
+
+
+def test_a_plan_survives_json(settings: JobSettings, inspection: Inspection) -> None:
+    plan = make_plan(settings, inspection)
+    text = plan.model_dump_json()
+    assert Plan.model_validate_json(text) == plan
+    assert json.loads(text)["choices"][0]["memory"]["total"] == plan.choices[0].memory.total
+
+
+def test_planning_does_not_import_torch() -> None:
+    code = "import sys, reknit_operator.planning.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
