@@ -4,10 +4,12 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
 
+from reknit.agent import warmup
 from reknit.agent.events import Ended
 from reknit.agent.launcher import Launcher
 from reknit.agent.warmup import check_function, check_program, report
@@ -229,3 +231,27 @@ def test_a_long_traceback_keeps_its_end() -> None:
     problem = report(ValueError("x" * 100_000))
     assert len(problem.traceback) == 16_000
     assert len(problem.exception) == 1000
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "is_initialized", "is_bad_fork", "expected"),
+    [
+        (1, False, False, None),
+        (3, False, False, "preloading has left 3 threads"),
+        (1, True, False, "preloading has left a CUDA context"),
+        (1, False, True, "preloading has asked CUDA for its devices"),
+    ],
+)
+def test_what_bars_forking(
+    monkeypatch: pytest.MonkeyPatch,
+    num_threads: int,
+    is_initialized: bool,
+    is_bad_fork: bool,
+    expected: str | None,
+) -> None:
+    cuda = SimpleNamespace(
+        is_initialized=lambda: is_initialized, _is_in_bad_fork=lambda: is_bad_fork
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(warmup, "num_threads", lambda: num_threads)
+    assert warmup.fork_obstacle() == expected
