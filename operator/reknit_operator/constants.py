@@ -24,7 +24,6 @@ LABEL_ATTEMPT: Final = "reknit.dev/attempt"
 LABEL_ORDINAL: Final = "reknit.dev/ordinal"
 """Of a worker: how often the replica had been replaced; of a coordinator: its incarnation."""
 
-COORDINATOR_PORT: Final = 7070
 COORDINATOR_HOSTNAME: Final = "coordinator"
 """First label of the coordinator's DNS name, the same for every incarnation."""
 TRAINING_CONTAINER: Final = "training"

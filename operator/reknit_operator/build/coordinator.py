@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from reknit.protocol.settings import COORDINATOR_PORT
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.build.environment import coordinator_environment
 from reknit_operator.build.options import BuildOptions
@@ -10,7 +11,6 @@ from reknit_operator.constants import (
     COORDINATOR_CONTAINER,
     COORDINATOR_GRACE,
     COORDINATOR_HOSTNAME,
-    COORDINATOR_PORT,
     Role,
     coordinator_name,
 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from reknit.protocol.settings import (
+    COORDINATOR_PORT,
     ENV_COORDINATOR,
     ENV_INCARNATION,
     ENV_JOB,
@@ -18,7 +19,6 @@ from reknit_operator.build.options import BuildOptions
 from reknit_operator.build.settings import job_settings
 from reknit_operator.constants import (
     COORDINATOR_HOSTNAME,
-    COORDINATOR_PORT,
     TOKEN_KEY,
     Role,
     secret_name,

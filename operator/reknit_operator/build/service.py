@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from reknit.protocol.settings import COORDINATOR_PORT
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.build.metadata import child_metadata
 from reknit_operator.constants import (
-    COORDINATOR_PORT,
     LABEL_JOB,
     LABEL_JOB_UID,
     service_name,

@@ -1,5 +1,6 @@
 """Gathers the records of all coordinators that a job has had into one history."""
 
+import asyncio
 import logging
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ class HistoryFile:
         self._records: list[Record] = []
         self._steps: set[tuple[int, int, int]] = set()
         self._next: dict[int, int] = {}
+        self._grown = asyncio.Event()
         whole = b""
         if path.exists():
             # A process that was killed may have left half a line.
@@ -59,6 +61,12 @@ class HistoryFile:
         """The records from number `after` on."""
         return History(records=tuple(self._records[after:]), next=len(self._records))
 
+    async def more(self, after: int) -> History:
+        """The records from number `after` on, once there is one."""
+        while len(self._records) <= after:
+            await self._grown.wait()
+        return self.records(after)
+
     async def gather(self, client: CoordinatorClient, incarnation: int) -> None:
         """Takes over what the coordinator of `incarnation` has recorded since the last time."""
         history = await client.history(self._next.get(incarnation, 0))
@@ -74,6 +82,8 @@ class HistoryFile:
             for record in history.records[fresh:]
             if self._remember(record)
         ]
+        self._grown.set()
+        self._grown = asyncio.Event()
         if not self._file.closed:
             self._file.write(b"".join(lines))
             self._file.flush()

@@ -46,9 +46,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket", type=Path, required=True, help="unix socket of the store")
     parser.add_argument("--checkpoint-root", required=True, help="folder for checkpoints")
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the pods")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    options = BuildOptions(python=(sys.executable,), checkpoint_root=str(arguments.checkpoint_root))
+    options = BuildOptions(
+        python=(arguments.python,), checkpoint_root=str(arguments.checkpoint_root)
+    )
     try:
         asyncio.run(operate(arguments.socket, options))
     except* OSError as gone:

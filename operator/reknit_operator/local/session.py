@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -39,6 +40,7 @@ class LocalSession:
         metrics_port: port of this machine for the coordinator's /metrics; None: not served.
         working_dir: where the job's processes start; default: where this one has.
         variables: environment of the job's processes; default: that of this one.
+        python: interpreter of the job's processes.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class LocalSession:
         metrics_port: int | None = None,
         working_dir: Path | None = None,
         variables: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         self._job = job
         self._run_dir = run_dir
@@ -59,6 +62,7 @@ class LocalSession:
             python_path=[path.resolve() for path in python_path],
             variables=variables,
             working_dir=working_dir,
+            python=python,
         )
         metadata = job.metadata
         self._ref = Ref(Kind.JOB, metadata.namespace, metadata.name)
@@ -130,6 +134,11 @@ class LocalSession:
         if self._history is None:
             return History(records=(), next=0)
         return self._history.records(after)
+
+    async def more_records(self, after: int) -> History:
+        """The same, once there is a record of number `after`; the session must have started."""
+        assert self._history is not None
+        return await self._history.more(after)
 
     async def wait(self) -> DistributedTrainingJob:
         """Waits until the job is finished, or stopped, and none of its pods runs."""

@@ -44,7 +44,7 @@ class Supervisor:
         python_path: Sequence[Path] = (),
         variables: Mapping[str, str] | None = None,
         working_dir: Path | None = None,
-        operator: Sequence[str] = (sys.executable, "-m", "reknit_operator.local.operator"),
+        python: str = sys.executable,
     ) -> None:
         self.session_id = uuid.uuid4().hex
         self.run_dir = run_dir
@@ -53,7 +53,7 @@ class Supervisor:
         self._python_path = python_path
         self._variables = os.environ if variables is None else variables
         self._working_dir = working_dir
-        self._operator = operator
+        self._python = python
         self._server = StoreServer(self.store)
         self._tasks: list[asyncio.Task[None]] = []
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -131,12 +131,13 @@ class Supervisor:
     async def _keep_operator(self, host: HostEnvironment, log_dir: Path) -> None:
         """Runs the operator; starts it anew when it ends, after a wait that doubles."""
         loop, wait = asyncio.get_running_loop(), _FIRST_WAIT
-        arguments = ["--socket", str(self._socket())]
-        arguments += ["--checkpoint-root", str(self.run_dir.resolve() / "checkpoints")]
+        command = [sys.executable, "-m", "reknit_operator.local.operator"]
+        command += ["--socket", str(self._socket()), "--python", self._python]
+        command += ["--checkpoint-root", str(self.run_dir.resolve() / "checkpoints")]
         while True:
             started = loop.time()
             with (log_dir / "operator.log").open("ab") as log:
-                process = ChildProcess([*self._operator, *arguments], env=host.base(), output=log)
+                process = ChildProcess(command, env=host.base(), output=log)
             self.operator_pid = process.pid
             try:
                 status = await process.wait()

@@ -6,8 +6,9 @@ from typing import Final
 import aiohttp
 from pydantic import ValidationError
 
+from reknit.protocol.settings import COORDINATOR_PORT
 from reknit.protocol.status import CoordinatorStatus, History
-from reknit_operator.constants import COORDINATOR_PORT, TOKEN_KEY
+from reknit_operator.constants import TOKEN_KEY
 from reknit_operator.reconcile.client import Object
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=2)

@@ -1,0 +1,112 @@
+"""However the host of a session ends, no process of the session stays."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from reknit_operator.local.sweep import ENV_SESSION, find, kill, sweep
+
+HOST = """
+import asyncio, sys
+from pathlib import Path
+from reknit_operator.api.load import load_manifest
+from reknit_operator.local.session import LocalSession
+
+async def host():
+    session = LocalSession(
+        load_manifest(sys.stdin.read()), run_dir=Path(sys.argv[1]), python_path=[],
+        python=sys.argv[2],
+    )
+    await session.start()
+    await session.wait()
+
+asyncio.run(host())
+"""
+
+MANIFEST = """
+apiVersion: reknit.dev/v1alpha1
+kind: DistributedTrainingJob
+metadata: {name: job}
+spec:
+  entrypoint: {function: "train:train"}
+  batch: {global: 8, micro: 2}
+  workers: {replicas: 2}
+"""
+
+
+@pytest.fixture
+def host(stage, tmp_path):
+    """A process that hosts a session."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOST, str(tmp_path / "run"), str(stage.python)],
+        env=stage.variables(STUBBORN="1"),
+        stdin=subprocess.PIPE,
+    )
+    process.stdin.write(MANIFEST.encode())
+    process.stdin.close()
+    yield process
+    process.kill()
+    process.wait()
+
+
+async def test_nothing_outlives_a_host_that_is_killed(host, stage, wait_for_end):
+    names = ("job-worker-0", "job-worker-1", "job-coordinator-1")
+    notes = await stage.ready(*names)
+    marks = {ENV_SESSION: notes["job-worker-0"]["session"]}
+    pids = set(find(marks))
+    expected = {note["pid"] for note in notes.values()}
+    expected |= {notes[name]["child"] for name in names[:2]}
+    assert expected < pids  # and the operator
+    assert len(pids) == 6
+    descriptors = [os.pidfd_open(pid) for pid in pids]
+    host.send_signal(signal.SIGKILL)
+    assert wait_for_end(descriptors, timedelta(seconds=30)) == set()
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert list(find(marks)) == []
+
+
+@pytest.fixture
+def sleeper():
+    """Starts processes with a mark in their environment."""
+    started = []
+
+    def start(**marks):
+        process = subprocess.Popen(["sleep", "600"], env={**os.environ, **marks})
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_only_marked_processes_are_killed(sleeper):
+    mine, other, neither = sleeper(MARK="a", TWO="1"), sleeper(MARK="ab"), sleeper()
+    assert kill(other.pid, {"MARK": "a"}) is False
+    assert kill(neither.pid, {"MARK": "a"}) is False
+    assert set(find({"MARK": "a", "TWO": "1"})) == {mine.pid}
+    assert sweep({"MARK": "a"}) == 1
+    assert mine.wait(30) == -signal.SIGKILL
+    assert (other.poll(), neither.poll()) == (None, None)
+    assert sweep({"MARK": "a"}) == 0
+    assert kill(mine.pid, {"MARK": "a"}) is False
+
+
+def test_a_sweep_takes_in_what_is_started_meanwhile(tmp_path):
+    """A chain of processes, each of which starts the next one when it is about to be killed."""
+    chain = "sleep 600 & sleep 600 & wait"
+    process = subprocess.Popen(["sh", "-c", chain], env={**os.environ, "MARK": "chain"})
+    try:
+        while len(set(find({"MARK": "chain"}))) < 3:
+            assert process.poll() is None
+        assert sweep({"MARK": "chain"}) == 3
+        assert set(find({"MARK": "chain"})) == set()
+    finally:
+        process.kill()
+        process.wait()
