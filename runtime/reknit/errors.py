@@ -16,5 +16,9 @@ class CheckpointMismatchError(ConfigurationError):
     """A checkpoint does not belong to this model."""
 
 
-class StoppedError(ReknitError):
-    """Training leaves at a step boundary because it was told to; never shown to the user's code."""
+class StoppedError(BaseException):
+    """Training leaves at a step boundary because it was told to.
+
+    It passes through the user's function like the end of the process: `except Exception` does not
+    stop it, `finally` runs.
+    """

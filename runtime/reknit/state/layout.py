@@ -1,0 +1,169 @@
+"""Where a strategy keeps parameters, buffers and optimizer state on this rank.
+
+A strategy says which tensors its optimizer updates and what of which parameters lies in them; the
+description of the state, and putting a described state back, follow from that for all strategies.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from reknit.errors import CheckpointMismatchError
+from reknit.protocol.base import Json
+from reknit.state import optimizer as optimizer_state
+from reknit.state.description import Interval, LocalState, Piece, StateSource, TensorSpec
+from reknit.state.intervals import Placed, share
+
+
+@dataclass(frozen=True, eq=False)
+class Holder:
+    """A tensor that the optimizer updates."""
+
+    tensor: torch.Tensor
+    names: tuple[str, ...]
+    """The parameters of which some rank holds a part in its counterpart of this tensor."""
+    placed: tuple[Placed, ...]
+    """What of them this rank holds; `Placed.index` counts in `names`."""
+
+    def pieces(self, prefix: str, flat: torch.Tensor) -> Iterator[Piece]:
+        """The pieces of a tensor that is laid out like `tensor`."""
+        for placed in self.placed:
+            start, stop = placed.offset, placed.offset + len(placed.interval)
+            yield Piece(prefix + self.names[placed.index], placed.interval, flat[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
+class StateLayout:
+    """A rank's tensors with the names and places that the state knows them by."""
+
+    optimizer: torch.optim.Optimizer
+    shapes: Mapping[str, tuple[int, ...]]
+    """Every parameter that a holder names, whole."""
+    holders: tuple[Holder, ...]
+    replicated: bool
+    """Whether every rank holds every holder's parameters whole."""
+    whole: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """By their names in the state: buffers and frozen parameters, the same on every rank."""
+    fixed: tuple[Piece, ...] = ()
+    """This rank's pieces of frozen parameters that are divided among the ranks."""
+    fixed_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
+    """All tensors that `fixed` holds pieces of on some rank."""
+
+    def describe(self, rank: int, num_ranks: int) -> LocalState:
+        """This rank's share of the state, as views of live memory."""
+        specs: dict[str, TensorSpec] = {}
+        held: list[Piece] = []
+        for holder in self.holders:
+            flat = holder.tensor.detach().view(-1)
+            for name in holder.names:
+                specs[f"param/{name}"] = TensorSpec(self.shapes[name], flat.dtype)
+            held += holder.pieces("param/", flat)
+        for holder in self.holders:
+            for key, value in optimizer_state.tensors(self.optimizer, holder.tensor).items():
+                held += self._optimizer_pieces(holder, key, value, specs)
+        common = [
+            Piece(name, Interval(0, tensor.numel()), tensor.detach().view(-1))
+            for name, tensor in self.whole.items()
+        ]
+        specs |= {
+            name: TensorSpec(tuple(tensor.shape), tensor.dtype)
+            for name, tensor in self.whole.items()
+        }
+        specs |= self.fixed_specs
+        if self.replicated:
+            written = list(share([*held, *common], num_ranks, rank))
+        else:
+            written = [*held, *self.fixed, *share(common, num_ranks, rank)]
+        scalars: dict[str, Json] = {
+            "optimizer": optimizer_state.scalars(
+                self.optimizer, [(holder.tensor, holder.names) for holder in self.holders]
+            )
+        }
+        return LocalState(specs, [*held, *common, *self.fixed], written, scalars)
+
+    def install(self, source: StateSource) -> None:
+        """Reads this rank's share from `source`, whatever strategy and world it comes from.
+
+        Raises:
+            CheckpointMismatchError: it is the state of another model or optimizer.
+        """
+        self._check(source)
+        with torch.no_grad():
+            for holder in self.holders:
+                for piece in holder.pieces("param/", holder.tensor.view(-1)):
+                    _read(source, piece)
+                self._install_optimizer(source, holder)
+            for name, tensor in self.whole.items():
+                _read(source, Piece(name, Interval(0, tensor.numel()), tensor.view(-1)))
+            for piece in self.fixed:
+                _read(source, piece)
+
+    def _optimizer_pieces(
+        self, holder: Holder, key: str, value: torch.Tensor, specs: dict[str, TensorSpec]
+    ) -> Iterator[Piece]:
+        prefix = f"optimizer/{key}/"
+        flat = value.view(-1)
+        if value.shape == holder.tensor.shape:
+            for name in holder.names:
+                specs[prefix + name] = TensorSpec(self.shapes[name], value.dtype)
+            yield from holder.pieces(prefix, flat)
+        else:
+            # Not one number per element, e.g. one per row: only whole parameters have such state.
+            (name,) = holder.names
+            specs[prefix + name] = TensorSpec(tuple(value.shape), value.dtype)
+            yield Piece(prefix + name, Interval(0, flat.numel()), flat)
+
+    def _install_optimizer(self, source: StateSource, holder: Holder) -> None:
+        state = optimizer_state.read_scalars(source.scalars.get("optimizer"), holder.names)
+        keys = {
+            key: spec
+            for key, name, spec in optimizer_state.tensor_specs(source)
+            if name in holder.names
+        }
+        for key, spec in keys.items():
+            prefix = f"optimizer/{key}/"
+            whole = spec.shape == self.shapes[holder.names[0]] or len(holder.names) > 1
+            shape = holder.tensor.shape if whole else torch.Size(spec.shape)
+            value = torch.zeros(shape, dtype=spec.dtype, device=holder.tensor.device)
+            state[key] = value
+            if whole:
+                pieces = list(holder.pieces(prefix, value.view(-1)))
+            else:
+                name = prefix + holder.names[0]
+                pieces = [Piece(name, Interval(0, value.numel()), value.view(-1))]
+            for piece in pieces:
+                if piece.name in source.specs:
+                    _read(source, piece)
+        optimizer_state.replace(self.optimizer, holder.tensor, state)
+
+    def _check(self, source: StateSource) -> None:
+        expected: dict[str, tuple[int, ...]] = {
+            f"param/{name}": shape for name, shape in self.shapes.items()
+        }
+        expected |= {name: tuple(tensor.shape) for name, tensor in self.whole.items()}
+        expected |= {name: spec.shape for name, spec in self.fixed_specs.items()}
+        for name, shape in expected.items():
+            if name not in source.specs:
+                raise _mismatch(source, f"it has no {name}, which the model needs")
+            if source.specs[name].shape != shape:
+                raise _mismatch(
+                    source, f"{name} has shape {source.specs[name].shape} there and {shape} here"
+                )
+        for name in source.specs:
+            if not name.startswith("optimizer/") and name not in expected:
+                raise _mismatch(source, f"it holds {name}, which the model does not have")
+        for key, name, spec in optimizer_state.tensor_specs(source):
+            if name not in self.shapes:
+                raise _mismatch(source, f"it holds {key} of {name}, which is not trained here")
+            if not self.replicated and spec.shape != self.shapes[name]:
+                raise _mismatch(source, f"{key} of {name} cannot be divided among ranks")
+        optimizer_state.check_class(source, self.optimizer)
+
+
+def _mismatch(source: StateSource, difference: str) -> CheckpointMismatchError:
+    return CheckpointMismatchError(f"the checkpoint {source} does not fit: {difference}")
+
+
+def _read(source: StateSource, piece: Piece) -> None:
+    piece.data.copy_(source.read(piece.name, piece.interval))

@@ -1,0 +1,138 @@
+"""The state of a torch optimizer, by the names of the parameters that it belongs to.
+
+Per parameter an optimizer keeps tensors with one number per element (`exp_avg`), seldom tensors of
+another shape, and single numbers (`step`). Strategies that flatten several parameters into one
+tensor keep the same, once per flat tensor.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+import torch
+
+from reknit.errors import CheckpointMismatchError
+from reknit.protocol.base import Json
+from reknit.state.description import StateSource, TensorSpec
+
+State: TypeAlias = dict[str, Any]
+"""What `Optimizer.state` has for one tensor."""
+
+_NUMBERS: Final = frozenset({"step", "mu_product", "mu", "eta"})
+"""Numbers that torch's optimizers keep as tensors without dimensions, like a scalar parameter's
+elementwise state."""
+
+
+def class_name(optimizer: torch.optim.Optimizer) -> str:
+    """The optimizer's class, as a checkpoint calls it."""
+    return type(optimizer).__name__
+
+
+def tensors(optimizer: torch.optim.Optimizer, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The state of one of the optimizer's tensors, without single numbers."""
+    state: State = optimizer.state.get(tensor, {})
+    return {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, torch.Tensor) and not _is_number(key, value, tensor)
+    }
+
+
+def scalars(
+    optimizer: torch.optim.Optimizer, holders: Iterable[tuple[torch.Tensor, Sequence[str]]]
+) -> Json:
+    """The single numbers as JSON: {"class": ..., "numbers": {key: {"dtype", "values"}}}.
+
+    `values` has a number per parameter, or a single one if all parameters share it.
+    """
+    found: dict[str, dict[str, float | int]] = {}
+    dtypes: dict[str, str | None] = {}
+    num_names = 0
+    for tensor, names in holders:
+        num_names += len(names)
+        for key, value in optimizer.state.get(tensor, {}).items():
+            if isinstance(value, torch.Tensor):
+                if not _is_number(key, value, tensor):
+                    continue
+                dtypes[key] = str(value.dtype).removeprefix("torch.")
+                value = value.item()
+            elif value is None:
+                continue
+            else:
+                dtypes.setdefault(key, None)
+            found.setdefault(key, {}).update(dict.fromkeys(names, value))
+    numbers: dict[str, Json] = {}
+    for key, values in found.items():
+        alike = len(values) == num_names and len(set(values.values())) == 1
+        numbers[key] = {
+            "dtype": dtypes[key],
+            "values": next(iter(values.values())) if alike else dict(values),
+        }
+    return {"class": class_name(optimizer), "numbers": numbers}
+
+
+def read_scalars(stored: Json, names: Sequence[str]) -> State:
+    """The single numbers for a tensor that holds the parameters `names`.
+
+    Raises:
+        CheckpointMismatchError: the parameters have different numbers but must share one.
+    """
+    state: State = {}
+    numbers = stored.get("numbers") if isinstance(stored, dict) else None
+    for key, entry in (numbers if isinstance(numbers, dict) else {}).items():
+        assert isinstance(entry, dict)
+        values = entry["values"]
+        if isinstance(values, dict):
+            distinct = {values[name] for name in names if name in values}
+        else:
+            distinct = {values}
+        if len(distinct) > 1:
+            raise CheckpointMismatchError(
+                f"the optimizer's {key} differs between parameters of one group, which cannot be "
+                "sharded; go on with the sharding that the checkpoint was written under"
+            )
+        for value in distinct:
+            dtype = entry["dtype"]
+            # 0-dimensional tensors stay on the CPU, where torch's optimizers create them.
+            state[key] = torch.tensor(value, dtype=getattr(torch, str(dtype))) if dtype else value
+    return state
+
+
+def tensor_specs(source: StateSource) -> Iterator[tuple[str, str, TensorSpec]]:
+    """(key, parameter, spec) of every tensor of optimizer state in `source`."""
+    for full_name, spec in source.specs.items():
+        if full_name.startswith("optimizer/"):
+            _, key, name = full_name.split("/", 2)
+            yield key, name, spec
+
+
+def replace(optimizer: torch.optim.Optimizer, tensor: torch.Tensor, state: State) -> None:
+    """Puts `state` in the place of what the optimizer has for `tensor`."""
+    optimizer.state.pop(tensor, None)
+    if not state:
+        return
+    for group in optimizer.param_groups:
+        # These variants keep their numbers beside the parameter.
+        if group.get("capturable") or group.get("fused"):
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor) and value.ndim == 0:
+                    state[key] = value.to(tensor.device)
+    optimizer.state[tensor] = state
+
+
+def check_class(source: StateSource, optimizer: torch.optim.Optimizer) -> None:
+    """Refuses the state of another kind of optimizer.
+
+    Raises:
+        CheckpointMismatchError: the classes differ.
+    """
+    stored = source.scalars.get("optimizer")
+    name = stored.get("class") if isinstance(stored, dict) else None
+    if name != class_name(optimizer):
+        raise CheckpointMismatchError(
+            f"the checkpoint {source} was written with the optimizer {name}, not "
+            f"{class_name(optimizer)}"
+        )
+
+
+def _is_number(key: str, value: torch.Tensor, tensor: torch.Tensor) -> bool:
+    return value.ndim == 0 and (tensor.ndim > 0 or key in _NUMBERS)

@@ -1,0 +1,210 @@
+"""What every strategy does for the training step, and the parts they share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from reknit.errors import ConfigurationError
+from reknit.job import Loss, ModelFactory, OptimizerFactory, ScheduleFactory, unique_parameters
+from reknit.layout import Precision
+from reknit.state.description import LocalState, StateSource
+from reknit.trainer.timing import Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the user's code passed to `job.engine`."""
+
+    model: ModelFactory
+    optimizer: OptimizerFactory
+    loss: Loss
+    schedule: ScheduleFactory | None = None
+    clip_grad_norm: float | None = None
+    pretrained: str | PathLike[str] | None = None
+
+
+class Strategy(ABC):
+    """One rank's model and optimizer, and how its step is shared with the other ranks.
+
+    A step is: `micro_step` for each micro-batch, the last one with `last=True`, which also reduces
+    the gradient over the ranks; `gradient_norm`; then either `apply` or `discard`.
+    """
+
+    model: nn.Module
+    """The user's model, bare."""
+    optimizer: torch.optim.Optimizer
+    """The user's optimizer; which tensors it updates is the strategy's affair."""
+
+    @abstractmethod
+    def micro_step(
+        self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch.
+
+        Args:
+            data: the micro-batch.
+            factor: the weight of its mean loss in the gradient, times the loss scale.
+            last: whether it is the last one of the step.
+            stopwatch: gets the times of `forward` and `backward`; a reduction that overlaps with
+                backward counts as that.
+
+        Returns the mean loss of the micro-batch, detached.
+        """
+
+    @abstractmethod
+    def gradient_norm(self) -> torch.Tensor:
+        """L2 norm, in FP64, of this rank's share of the reduced gradient.
+
+        Over all ranks the squares add up to that of the whole gradient, still multiplied by the
+        loss scale; a rank whose share another one counts returns 0.
+        """
+
+    @abstractmethod
+    def apply(self, factor: float) -> None:
+        """Multiplies the gradient by `factor` and updates the parameters with it."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Drops the gradient, leaving parameters and optimizer as they are."""
+
+    @abstractmethod
+    def describe(self) -> LocalState:
+        """This rank's share of parameters, buffers and optimizer state, as live views."""
+
+    @abstractmethod
+    def install(self, source: StateSource) -> None:
+        """Takes parameters, buffers and optimizer state from `source`."""
+
+    @abstractmethod
+    def evaluate(self, data: Any, loss: Loss) -> torch.Tensor:
+        """The mean of `loss` on one micro-batch, without gradients and in evaluation mode."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives back what the strategy has outside of its own objects."""
+
+
+class LossModule(nn.Module):
+    """The user's model and loss as one module.
+
+    What wraps it (DDP, DeepSpeed) then sees one forward from micro-batch to loss, whatever the
+    loss function does with the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, device: torch.device, precision: Precision
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+        self._device = device
+        self._precision = precision
+
+    def forward(self, data: Any, loss: Loss | None = None) -> torch.Tensor:
+        """The loss of a micro-batch; `loss` replaces the training loss."""
+        with self._autocast():
+            value = (loss or self._loss)(self.model, data)
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise TypeError(f"a loss is a tensor with one element, not {found}")
+        return value.reshape(())
+
+    def _autocast(self) -> torch.autocast:
+        half = self._precision is not Precision.FP32
+        dtype = torch.float16 if self._precision is Precision.FP16 else torch.bfloat16
+        return torch.autocast(self._device.type, dtype=dtype, enabled=half)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The results of a recipe's factories."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    parameters: tuple[nn.Parameter, ...]
+    """The trainable ones."""
+
+
+def build(recipe: Recipe, *, seed: int, device: torch.device) -> Built:
+    """Calls the factories: random weights are those of the job's seed, the same on every rank.
+
+    Raises:
+        ConfigurationError: nothing can be trained, or the optimizer cannot be stepped by others.
+    """
+    torch.manual_seed(seed)
+    model = recipe.model().to(device)
+    if recipe.pretrained is not None:
+        # Imported here: most jobs have no use for it.
+        from reknit.checkpoint.pretrained import load_pretrained
+
+        load_pretrained(model, recipe.pretrained)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_contiguous():
+            # The state describes tensors by flat, row-major views.
+            tensor.data = tensor.data.contiguous()
+    parameters = unique_parameters(model.parameters())
+    if not parameters:
+        raise ConfigurationError("job.engine: the model has no trainable parameters")
+    optimizer = recipe.optimizer(list(parameters))
+    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
+        raise ConfigurationError(
+            f"job.engine: the optimizer {type(optimizer).__name__} is not supported; take one that "
+            "needs no closure and no sparse gradients, e.g. AdamW"
+        )
+    known = {id(parameter) for parameter in parameters}
+    for group in optimizer.param_groups:
+        if any(id(parameter) not in known for parameter in group["params"]):
+            raise ConfigurationError(
+                "job.engine: the optimizer has parameters that are not the model's trainable ones; "
+                "build it from the list that the factory is given"
+            )
+    return Built(model, optimizer, tuple(parameters))
+
+
+def persistent_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that belong to the state, shared ones once, by name."""
+    kept = model.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Further names of shared parameters and buffers, each with the name that the state uses."""
+    aliases = {}
+    for everything in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
+        first: dict[int, str] = {}
+        for name, tensor in everything:
+            known = first.setdefault(id(tensor), name)
+            if known != name:
+                aliases[name] = known
+    return aliases
+
+
+def gradient_norm(gradients: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """L2 norm of all elements together, in FP64; not finite if an element is not."""
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    norms = torch._foreach_norm(list(gradients))  # noqa: SLF001 - torch's own clipping uses it
+    whole: torch.Tensor = torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms]))
+    return whole
+
+
+def scale_gradients(gradients: Sequence[torch.Tensor], factor: float) -> None:
+    """Multiplies in place; a factor of 1 leaves every bit."""
+    if factor != 1.0 and gradients:
+        torch._foreach_mul_(list(gradients), factor)
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    """The gradients of the tensors that the optimizer updates."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                yield parameter.grad

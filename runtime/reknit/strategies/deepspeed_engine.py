@@ -1,0 +1,98 @@
+"""Making and ending a DeepSpeed engine, quietly."""
+
+import logging
+import os
+import warnings
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from reknit.protocol.base import Json
+from reknit.strategies.base import Built
+
+# Decided when deepspeed is imported; without it, DeepSpeed guesses from what is installed.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+with warnings.catch_warnings():
+    # Deprecations within its own imports are none of the user's business.
+    warnings.simplefilter("ignore")
+    import deepspeed.comm
+    import deepspeed.comm.comm
+    import deepspeed.utils.groups
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION
+    from deepspeed.runtime.zero.partition_parameters import Init
+    from deepspeed.utils import logger
+
+
+def _no_extension() -> None:
+    """In the place of DeepSpeed's shared-memory collectives for ranks of one CPU machine.
+
+    They would be compiled at first use where a compiler is present, which takes half a minute and
+    fails half-way with part of the tools, and they could not be ended from outside.
+    """
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # Left-out updates are part of every step's record anyway.
+    return "OVERFLOW" not in record.getMessage()
+
+
+class _Engine(DeepSpeedEngine):  # type: ignore[misc]
+    """DeepSpeed's engine with two of its checks answered."""
+
+    def _do_optimizer_sanity_check(self, basic_optimizer: torch.optim.Optimizer) -> str:
+        # DeepSpeed has a separate optimizer for ZeRO 1 with BF16 and FP32 accumulation, with other
+        # state. Its ZeRO 1 can do the same.
+        del basic_optimizer
+        return str(ZERO_OPTIMIZATION)
+
+    def _do_sanity_check(self) -> None:
+        # It asks for hardware support of FP16, which torch does not need on a CPU. What else it
+        # checks are settings that cannot be wrong here.
+        pass
+
+    def _broadcast_model(self) -> None:
+        # Done for all strategies alike; DeepSpeed's fails on parameters without dimensions.
+        pass
+
+
+def make_engine(module: nn.Module, built: Built, config: dict[str, Json]) -> Any:
+    """A DeepSpeed engine on the present process group."""
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(_is_news)
+    # Not `deepspeed.comm.torch`, which is torch itself.
+    import_module("deepspeed.comm.torch").build_shm_op = _no_extension  # type: ignore[attr-defined]
+    deepspeed.comm.init_distributed(dist_backend=torch.distributed.get_backend())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _Engine(
+            args=None,
+            model=module,
+            optimizer=built.optimizer,
+            model_parameters=list(built.parameters),
+            config=config,
+            config_class=DeepSpeedConfig(config),
+        )
+
+
+def release(engine: Any) -> None:
+    """Ends an engine and forgets what DeepSpeed remembers of it in its modules.
+
+    That is the process groups, and the counters that number modules and parameters: they must
+    agree among the ranks, some of which may be new processes when the next engine is made.
+    """
+    engine.destroy()
+    deepspeed.comm.comm.cdb = None
+    groups = deepspeed.utils.groups
+    for name, value in list(vars(groups).items()):
+        if name.startswith("_") and not name.startswith("__") and name.isupper():
+            setattr(groups, name, {} if isinstance(value, dict) else None)
+    Init.param_id = 0
+    parameter_offload.FWD_MODULE_STACK.clear()
+    register = parameter_offload.DeepSpeedZeRoOffload._register_deepspeed_module  # noqa: SLF001
+    register.__defaults__[0][0] = 0

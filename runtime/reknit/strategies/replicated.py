@@ -1,0 +1,127 @@
+"""One process, or data parallelism: every rank holds the whole model. torch's DDP does the work."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from reknit.comm.group import RankGroup
+from reknit.job import Loss
+from reknit.layout import Precision
+from reknit.state.description import Interval, LocalState, StateSource
+from reknit.state.intervals import Placed
+from reknit.state.layout import Holder, StateLayout
+from reknit.strategies.base import (
+    LossModule,
+    Recipe,
+    Strategy,
+    build,
+    gradient_norm,
+    gradients_of,
+    persistent_buffers,
+    scale_gradients,
+)
+from reknit.trainer.timing import Stopwatch
+
+
+class Replicated(Strategy):
+    """Weights in FP32 on every rank, forward and backward under autocast if precision is lower."""
+
+    def __init__(
+        self, recipe: Recipe, group: RankGroup, *, seed: int, precision: Precision
+    ) -> None:
+        built = build(recipe, seed=seed, device=group.device)
+        self.model = built.model
+        self.optimizer = built.optimizer
+        self._group = group
+        self._loss_module = LossModule(built.model, recipe.loss, group.device, precision)
+        self._parallel: DistributedDataParallel | None = None
+        if group.world_size > 1:
+            self._parallel = _parallel(self._loss_module, group.device)
+
+    def micro_step(
+        self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
+    ) -> torch.Tensor:
+        """Forward and backward; DDP reduces during the last backward."""
+        module = self._parallel or self._loss_module
+        with self._parallel.no_sync() if self._parallel and not last else nullcontext():
+            with stopwatch.phase("forward"):
+                loss: torch.Tensor = module(data)
+            with stopwatch.phase("backward"):
+                # DDP divides by the number of ranks.
+                torch.autograd.backward(loss * (factor * self._group.world_size))
+        return loss.detach()
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Of the whole gradient on rank 0, which has the same one as all others."""
+        gradients = list(gradients_of(self.optimizer)) if self._group.rank == 0 else []
+        return gradient_norm(gradients, self._group.device)
+
+    def apply(self, factor: float) -> None:
+        """One step of the user's optimizer."""
+        scale_gradients(list(gradients_of(self.optimizer)), factor)
+        self.optimizer.step()
+        self.discard()
+
+    def discard(self) -> None:
+        """Drops the gradient, also that of parameters outside the optimizer."""
+        self._loss_module.zero_grad(set_to_none=True)
+
+    def describe(self) -> LocalState:
+        """Every rank holds everything; the ranks divide the writing."""
+        return self._layout().describe(self._group.rank, self._group.world_size)
+
+    def install(self, source: StateSource) -> None:
+        """Reads everything."""
+        self._layout().install(source)
+
+    def evaluate(self, data: Any, loss: Loss) -> torch.Tensor:
+        """On the bare model: DDP has no part in it."""
+        result: torch.Tensor = self._loss_module(data, loss)
+        return result
+
+    def close(self) -> None:
+        """DDP keeps nothing outside of itself."""
+
+    def _layout(self) -> StateLayout:
+        updated = {
+            id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]
+        }
+        named = dict(self.model.named_parameters())
+        holders = tuple(
+            Holder(parameter, (name,), (Placed(0, Interval(0, parameter.numel()), 0),))
+            for name, parameter in named.items()
+            if id(parameter) in updated
+        )
+        frozen = {
+            f"param/{name}": parameter.detach()
+            for name, parameter in named.items()
+            if id(parameter) not in updated
+        }
+        buffers = persistent_buffers(self.model)
+        return StateLayout(
+            optimizer=self.optimizer,
+            shapes={holder.names[0]: tuple(holder.tensor.shape) for holder in holders},
+            holders=holders,
+            replicated=True,
+            whole=frozen | {f"buffer/{name}": buffer for name, buffer in buffers.items()},
+        )
+
+
+def _parallel(module: LossModule, device: torch.device) -> DistributedDataParallel:
+    # With a parameter that is never used DDP does not advise, from C++ and on every rank, against
+    # looking for unused ones.
+    module.register_parameter("unused", nn.Parameter(torch.zeros(1, device=device)))
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        # Buffers are made equal once per step, for every strategy alike.
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+        # Parameters may go unused in a step. Besides, this keeps the buckets as they are built:
+        # otherwise DDP rearranges them after the first iteration of a process, and a resumed run
+        # would add in another order than one that was never interrupted.
+        find_unused_parameters=True,
+    )

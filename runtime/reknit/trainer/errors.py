@@ -1,0 +1,7 @@
+"""Errors of training that are not the user's."""
+
+from reknit.errors import ReknitError
+
+
+class CheckpointError(ReknitError):
+    """The final checkpoint of a job could not be written; an error of the infrastructure."""

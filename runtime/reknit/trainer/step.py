@@ -1,0 +1,181 @@
+"""One training step: compute, reduce, pass the gate, apply."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from reknit.comm.group import RankGroup
+from reknit.data.loader import StepBatch
+from reknit.data.seeds import micro_batch_seed
+from reknit.layout import BatchPlan, Precision
+from reknit.protocol.base import Json
+from reknit.state.description import LocalState, StateSource
+from reknit.strategies.base import Recipe, Strategy, persistent_buffers
+from reknit.strategies.scaling import LossScale, ScalePolicy
+from reknit.trainer.gate import Vote, clip_factor, exchange
+from reknit.trainer.schedule import Schedule
+from reknit.trainer.timing import Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step came to, the same on every rank but for the times."""
+
+    loss: float
+    grad_norm: float
+    """Before clipping; infinite or not a number in a step that was left out."""
+    learning_rate: float
+    """Of the update that was applied or left out."""
+    loss_scale: float | None
+    """None unless the precision is FP16."""
+    skipped: bool
+    """The update was left out because of an overflow; the step counts all the same."""
+    votes: Vote
+
+
+class Stepper:
+    """Turns a strategy's micro-steps into whole steps with one outcome on all ranks."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        recipe: Recipe,
+        group: RankGroup,
+        plan: BatchPlan,
+        *,
+        seed: int,
+        precision: Precision,
+        policy: ScalePolicy,
+    ) -> None:
+        self.strategy = strategy
+        self.version = 0
+        """Steps committed."""
+        self._num_updates = 0
+        self._clip = recipe.clip_grad_norm
+        self._group = group
+        self._plan = plan
+        self._seed = seed
+        self._policy = policy
+        self._scale = LossScale(policy.initial) if precision is Precision.FP16 else None
+        self._schedule = Schedule(recipe.schedule, strategy.optimizer)
+        self._training(True)
+
+    def step(self, batch: StepBatch, vote: Callable[[], Vote], stopwatch: Stopwatch) -> StepResult:
+        """Runs and commits one step.
+
+        Args:
+            batch: this rank's micro-batches.
+            vote: what this rank has to say at the gate, besides loss and norm.
+            stopwatch: gets the times.
+
+        Raises:
+            FloatingPointError: loss or gradient are not finite; nothing was applied.
+        """
+        loss = self._compute(batch, stopwatch)
+        with stopwatch.phase("communication"):
+            if self.strategy.model.training:
+                self._group.broadcast(persistent_buffers(self.strategy.model).values())
+            norm = float(self.strategy.gradient_norm())
+            votes = exchange(replace(vote(), loss=loss, square=norm * norm), self._group)
+        scale = 1.0 if self._scale is None else self._scale.value
+        norm = math.sqrt(votes.square) / scale if votes.square >= 0 else math.nan
+        finite = math.isfinite(norm)
+        if self._scale is None and not (finite and math.isfinite(votes.loss)):
+            raise FloatingPointError(
+                f"step {self.version}: the loss is {votes.loss:g} and the norm of the gradient is "
+                f"{norm:g}; the update was not applied"
+            )
+        learning_rate = self._schedule.learning_rate
+        with stopwatch.phase("update"):
+            if finite:
+                self.strategy.apply(clip_factor(norm, self._clip) / scale)
+                self._schedule.advance()
+                self._num_updates += 1
+            else:
+                self.strategy.discard()
+        if self._scale is not None:
+            self._scale = self._scale.after(not finite, self._policy)
+        self.version += 1
+        return StepResult(
+            loss=votes.loss,
+            grad_norm=norm,
+            learning_rate=learning_rate,
+            loss_scale=None if self._scale is None else scale,
+            skipped=not finite,
+            votes=votes,
+        )
+
+    def describe(self, job_state: dict[str, Json]) -> LocalState:
+        """This rank's share of the present version, with everything that is no tensor."""
+        state = self.strategy.describe()
+        state.scalars |= {
+            "version": self.version,
+            "updates": self._num_updates,
+            "loss_scale": None if self._scale is None else self._scale.to_json(),
+            "job_state": job_state,
+        }
+        return state
+
+    def install(self, source: StateSource) -> dict[str, Json]:
+        """Takes up the version in `source`; returns the user's own state in it.
+
+        Raises:
+            CheckpointMismatchError: it is the state of another model or optimizer.
+        """
+        self.strategy.install(source)
+        scalars = source.scalars
+        version, num_updates, scale = (scalars[key] for key in ("version", "updates", "loss_scale"))
+        job_state = scalars["job_state"]
+        assert isinstance(version, int)
+        assert isinstance(num_updates, int)
+        assert isinstance(job_state, dict)
+        self.version = version
+        self._schedule.replay(num_updates)
+        self._num_updates = num_updates
+        # Another precision than the checkpoint's starts with a scale of its own.
+        if self._scale is not None and scale is not None:
+            self._scale = LossScale.from_json(scale)
+        return job_state
+
+    def evaluating(self, evaluating: bool) -> None:
+        """Switches between evaluation and training mode."""
+        self._training(not evaluating)
+
+    def _training(self, training: bool) -> None:
+        self.strategy.model.train(training)
+
+    def _compute(self, batch: StepBatch, stopwatch: Stopwatch) -> float:
+        """Forward and backward of all micro-batches; the weighted sum of their losses."""
+        scale = 1.0 if self._scale is None else self._scale.value
+        total = torch.zeros((), dtype=torch.float64, device=self._group.device)
+        last = len(batch.micro_batches) - 1
+        for number, micro_batch in enumerate(batch.micro_batches):
+            # A pass of weight 0 is given a seed that no counted one has.
+            index = micro_batch.index
+            seed_index = self._plan.num_micro_batches if index is None else index
+            torch.manual_seed(micro_batch_seed(self._seed, batch.step, seed_index))
+            data = to_device(micro_batch.data, self._group.device)
+            loss = self.strategy.micro_step(
+                data, micro_batch.weight * scale, last=number == last, stopwatch=stopwatch
+            )
+            if micro_batch.weight:
+                total += loss.double() * micro_batch.weight
+        return float(total)
+
+
+def to_device(data: Any, device: torch.device) -> Any:
+    """A collated micro-batch with its tensors on `device`."""
+    if device.type == "cpu":
+        return data
+    if isinstance(data, torch.Tensor):
+        return data.to(device, non_blocking=True)
+    if isinstance(data, dict):
+        return {key: to_device(value, device) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(to_device(value, device) for value in data))
+    if isinstance(data, list | tuple):
+        return type(data)(to_device(value, device) for value in data)
+    return data

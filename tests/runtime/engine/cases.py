@@ -1,0 +1,323 @@
+"""Small models and the two ways to train them: by Reknit's steps, and by plain torch."""
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from reknit.comm.group import RankGroup
+from reknit.data.datasets import Arrays
+from reknit.data.loader import StepLoader
+from reknit.data.order import DataOrder
+from reknit.data.seeds import micro_batch_seed
+from reknit.layout import BatchPlan, Precision, Sharding
+from reknit.protocol.base import Endpoint, Generation, Json
+from reknit.protocol.ranks import Assign
+from reknit.protocol.settings import JobSettings
+from reknit.state.description import Interval, LocalState, TensorSpec
+from reknit.strategies.base import Recipe
+from reknit.strategies.choose import make_strategy
+from reknit.strategies.deepspeed_config import scale_settings
+from reknit.strategies.scaling import ScalePolicy
+from reknit.trainer.gate import Vote
+from reknit.trainer.step import Stepper
+from reknit.trainer.timing import Stopwatch
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training run."""
+
+    model: str = "transformer"
+    sharding: Sharding = Sharding.NONE
+    precision: Precision = Precision.FP32
+    num_ranks: int = 2
+    accumulation: int = 1
+    """Micro-batches per rank."""
+    global_batch: int = 16
+    micro: int | None = None
+    """Instead of `accumulation`."""
+    steps: int = 50
+    clip: float | None = None
+    schedule: bool = False
+    optimizer: str = "AdamW"
+    learning_rate: float = 1e-3
+    deepspeed_config: Mapping[str, Json] = field(default_factory=dict)
+    threshold: int | None = 0
+    """ZeRO 3 keeps smaller parameters on every rank; 0 divides all of them."""
+
+    @property
+    def plan(self) -> BatchPlan:
+        micro = self.micro or self.global_batch // (self.num_ranks * self.accumulation)
+        return BatchPlan(self.global_batch, micro, self.num_ranks)
+
+    @property
+    def settings(self) -> JobSettings:
+        config = dict(self.deepspeed_config)
+        if self.sharding is Sharding.ZERO3 and self.threshold is not None:
+            config["zero_optimization"] = {"stage3_param_persistence_threshold": self.threshold}
+        return JobSettings(
+            name="case", sharding=self.sharding, precision=self.precision, deepspeed_config=config
+        )
+
+
+@dataclass
+class State:
+    """A whole state in memory; also where a run starts from."""
+
+    specs: dict[str, TensorSpec]
+    tensors: dict[str, torch.Tensor]
+    scalars: dict[str, Json]
+    times_written: dict[str, int] = field(default_factory=dict)
+
+    def read(self, name: str, interval: Interval) -> torch.Tensor:
+        return self.tensors[name].view(-1)[interval.start : interval.stop].clone()
+
+
+@dataclass
+class Run:
+    """What came out of one rank."""
+
+    losses: list[float]
+    norms: list[float]
+    skipped: list[bool]
+    scales: list[float | None]
+    state: "Shard | None" = None
+
+
+@dataclass
+class Shard:
+    """A copy of what one rank would write."""
+
+    specs: dict[str, TensorSpec]
+    pieces: list[tuple[str, int, torch.Tensor]]
+    scalars: dict[str, Json]
+
+
+class Transformer(nn.Module):
+    """One block over 17 tokens; reads a submodule's weight outside of its forward."""
+
+    def __init__(self, dropout: float = 0.0, tied: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(17, 12)
+        self.positions = nn.Embedding(8, 12)
+        self.norm = nn.LayerNorm(12)
+        self.qkv = nn.Linear(12, 36)
+        self.up = nn.Linear(12, 23)
+        self.down = nn.Linear(23, 12)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(12, 17, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        x = x + self.dropout((q @ k.transpose(1, 2) / 12**0.5).softmax(dim=-1) @ v)
+        x = x + self.dropout(self.down(torch.tanh(self.up(x))))
+        return self.head(x)
+
+
+class Reordered(nn.Module):
+    """Registered first to last, used last to first; with a buffer, one frozen weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(9, 9) for _ in range(5))
+        self.scale = nn.Parameter(torch.ones(1))
+        self.frozen = nn.Linear(9, 9)
+        self.frozen.requires_grad_(False)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(9))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += 1
+            self.mean.mul_(0.9).add_(x.detach().float().mean(dim=0), alpha=0.1)
+        for layer in reversed(self.layers):
+            x = torch.tanh(layer(x)) * self.scale
+        return self.frozen(x)
+
+
+def _token_loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+    tokens, targets = batch
+    return cross_entropy(model(tokens).flatten(0, 1).float(), targets.flatten())
+
+
+def _vector_loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+    inputs, targets = batch
+    return mse_loss(model(inputs).float(), targets)
+
+
+@dataclass(frozen=True)
+class Task:
+    model: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
+    data: Callable[[], Arrays]
+    groups: bool = False
+    seeded: bool = False
+    """The forward draws random numbers."""
+
+
+def _tokens() -> Arrays:
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(17, (96, 9), generator=generator)
+    return Arrays(tokens[:, :-1], (tokens[:, :-1] * 3 + tokens[:, 1:]) % 17)
+
+
+def _vectors() -> Arrays:
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(96, 9, generator=generator)
+    return Arrays(inputs, (inputs * 2).sin())
+
+
+def _equal_groups() -> nn.Module:
+    return nn.Sequential(nn.Linear(9, 9, bias=False), nn.Tanh(), nn.Linear(9, 9, bias=False))
+
+
+TASKS = {
+    "transformer": Task(Transformer, _token_loss, _tokens),
+    "tied": Task(lambda: Transformer(dropout=0.2, tied=True), _token_loss, _tokens, seeded=True),
+    "reordered": Task(Reordered, _vector_loss, _vectors),
+    "groups": Task(_equal_groups, _vector_loss, _vectors, groups=True),
+}
+
+
+def recipe(case: Case) -> Recipe:
+    task = TASKS[case.model]
+
+    def optimizer(params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        groups: list[object] = list(params)
+        if task.groups:
+            half = len(params) // 2
+            groups = [
+                {"params": params[:half], "lr": case.learning_rate},
+                {"params": params[half:], "lr": case.learning_rate / 4, "weight_decay": 0.0},
+            ]
+        arguments = {"momentum": 0.9} if case.optimizer == "SGD" else {}
+        kind = getattr(torch.optim, case.optimizer)
+        return kind(groups, lr=case.learning_rate, **arguments)
+
+    def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=200)
+
+    return Recipe(
+        model=task.model,
+        optimizer=optimizer,
+        loss=task.loss,
+        schedule=schedule if case.schedule else None,
+        clip_grad_norm=case.clip,
+    )
+
+
+def join(rank: int, num_ranks: int, port: int, listener: socket.socket | None) -> RankGroup:
+    """A process group of this test's workers."""
+    assign = Assign(
+        generation=Generation(incarnation=1, counter=port),
+        rank=rank,
+        world_size=num_ranks,
+        local_rank=rank,
+        local_world_size=num_ranks,
+        group_rank=0,
+        store=Endpoint(host="127.0.0.1", port=port),
+    )
+    return RankGroup(assign, device=torch.device("cpu"), store_listener=listener)
+
+
+def train(group: RankGroup, case: Case, start: State | None = None) -> Run:
+    """Trains from the beginning, or from `start`, up to step `case.steps`."""
+    task, plan = TASKS[case.model], case.plan
+    strategy = make_strategy(recipe(case), case.settings, group, plan)
+    stepper = Stepper(
+        strategy,
+        recipe(case),
+        group,
+        plan,
+        seed=0,
+        precision=case.precision,
+        policy=ScalePolicy.from_deepspeed(scale_settings(case.settings.deepspeed_config)),
+    )
+    if start is not None:
+        stepper.install(start)
+    data = task.data()
+    loader = StepLoader(
+        data,
+        order=DataOrder(len(data), 0),
+        plan=plan,
+        rank=group.rank,
+        seed=0,
+        start_step=stepper.version,
+        stop_step=case.steps,
+    )
+    run = Run([], [], [], [])
+    with loader:
+        for batch in loader:
+            result = stepper.step(batch, Vote, Stopwatch())
+            run.losses.append(result.loss)
+            run.norms.append(result.grad_norm)
+            run.skipped.append(result.skipped)
+            run.scales.append(result.loss_scale)
+    run.state = _copy(stepper.describe({"note": "kept"}))
+    strategy.close()
+    return run
+
+
+def _copy(state: LocalState) -> Shard:
+    pieces = [(piece.name, piece.interval.start, piece.data.clone()) for piece in state.written]
+    return Shard(dict(state.specs), pieces, dict(state.scalars))
+
+
+def assemble(shards: list[Shard]) -> State:
+    """The whole state from what the ranks would write."""
+    first = shards[0]
+    assert all(shard.specs == first.specs for shard in shards)
+    assert all(shard.scalars == first.scalars for shard in shards)
+    tensors = {
+        name: torch.zeros(spec.num_elements, dtype=spec.dtype) for name, spec in first.specs.items()
+    }
+    counts = {name: torch.zeros_like(tensor, dtype=torch.int32) for name, tensor in tensors.items()}
+    for shard in shards:
+        for name, start, data in shard.pieces:
+            assert data.dtype == tensors[name].dtype
+            tensors[name][start : start + data.numel()] = data
+            counts[name][start : start + data.numel()] += 1
+    assert all(bool((count == 1).all()) for count in counts.values()), "not exactly once"
+    return State(first.specs, tensors, first.scalars)
+
+
+def plain(case: Case) -> Run:
+    """The same training by one process without Reknit's step, engine or wrappers."""
+    task, made = TASKS[case.model], recipe(case)
+    torch.manual_seed(0)
+    model = task.model()
+    optimizer = made.optimizer([p for p in model.parameters() if p.requires_grad])
+    schedule = made.schedule(optimizer) if made.schedule else None
+    data = task.data()
+    order = DataOrder(len(data), 0)
+    run = Run([], [], [], [])
+    micro = case.plan.micro if task.seeded else case.global_batch
+    num_micro = case.global_batch // micro
+    for step in range(case.steps):
+        total = 0.0
+        for index in range(num_micro):
+            first = step * case.global_batch + index * micro
+            rows = order.samples(range(first, first + micro))
+            batch = [torch.stack(part) for part in zip(*(data[row] for row in rows), strict=True)]
+            torch.manual_seed(micro_batch_seed(0, step, index))
+            loss = made.loss(model, batch) / num_micro
+            loss.backward()
+            total += loss.item()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        limit = torch.inf if case.clip is None else case.clip
+        run.norms.append(float(nn.utils.clip_grad_norm_(parameters, limit)))
+        optimizer.step()
+        optimizer.zero_grad()
+        if schedule is not None:
+            schedule.step()
+        run.losses.append(total)
+        run.skipped.append(False)
+        run.scales.append(None)
+    return run
