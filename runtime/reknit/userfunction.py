@@ -5,11 +5,11 @@ Imports no torch; the user's own module may.
 
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
@@ -136,7 +136,9 @@ def resolve(name: str) -> UserFunction:
 
 def _import(name: str) -> ModuleType:
     try:
-        return import_module(name)
+        # Unlike importlib's function, this leaves no frame in the tracebacks of users.
+        __import__(name)
+        return sys.modules[name]
     except ModuleNotFoundError as error:
         # A module that the user's module misses is the user's error, with the user's traceback.
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):

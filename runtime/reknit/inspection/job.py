@@ -33,6 +33,7 @@ from reknit.job import (
 from reknit.protocol.base import Json
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import BatchSettings, JobSettings
+from reknit.trainer.job import total_steps
 
 
 class Inspected(BaseException):
@@ -131,10 +132,10 @@ class InspectionJob(Job):
     ) -> Iterator[Batch]:
         """Draws the first micro-batch of the first step and ends the dry run."""
         num_samples = len(dataset)
-        total_steps = self._total_steps(num_samples, steps, epochs)
+        total = total_steps(num_samples, steps, epochs, self._batch.global_batch)
         drawing = Drawing(dataset, transform, collate)
         first = self.draw(drawing, range(self._batch.micro), shuffle=shuffle)
-        self._data = _Data(num_samples, total_steps, first)
+        self._data = _Data(num_samples, total, first)
         raise Inspected
 
     def log(self, **metrics: float) -> None:
@@ -176,20 +177,3 @@ class InspectionJob(Job):
                 ),
             }
         )
-
-    def _total_steps(self, num_samples: int, steps: int | None, epochs: int | None) -> int:
-        if (steps is None) == (epochs is None):
-            raise ConfigurationError("job.batches: give exactly one of steps and epochs")
-        if num_samples < 1:
-            raise ConfigurationError("job.batches: the data set has no samples")
-        if steps is not None:
-            total = steps
-        else:
-            assert epochs is not None
-            total = epochs * num_samples // self._batch.global_batch
-        if total < 1:
-            raise ConfigurationError(
-                "job.batches: there is nothing to train on, as "
-                f"{'steps' if steps is not None else 'epochs'} comes to {total} steps"
-            )
-        return total

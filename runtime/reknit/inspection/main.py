@@ -1,20 +1,12 @@
 """Running the user's function up to its first training step."""
 
-import importlib
 from contextlib import suppress
-from pathlib import Path
-from traceback import TracebackException
-from typing import Final
 
-import reknit
 from reknit.agent.warmup import fork_obstacle
 from reknit.errors import ConfigurationError
 from reknit.protocol.inspection import Inspection, InspectionFailure
 from reknit.protocol.settings import BatchSettings, JobSettings
 from reknit.userfunction import FUNCTION_PATH, UserFunction, resolve
-
-_PLUMBING: Final = (str(Path(reknit.__file__).parent), importlib.__file__, "<frozen importlib")
-"""Beginnings of the names of files whose frames only show how the user's code was called."""
 
 
 def inspect(settings: JobSettings) -> Inspection | InspectionFailure:
@@ -24,9 +16,13 @@ def inspect(settings: JobSettings) -> Inspection | InspectionFailure:
     except ConfigurationError as error:
         return InspectionFailure(problems=(str(error),))
     except (Exception, SystemExit) as error:
+        # Imported late, with torch: this is the only thing here that needs it before the function.
+        from reknit.rank.failure import report
+
+        told = report(error, None)
         return InspectionFailure(
-            problems=(f"{FUNCTION_PATH}: {settings.function} raised {_in_one_line(error)}",),
-            traceback=user_traceback(error),
+            problems=(f"{FUNCTION_PATH}: {settings.function} raised {told.exception}",),
+            traceback=told.traceback,
         )
 
 
@@ -55,20 +51,3 @@ def _run(
     with suppress(Inspected):
         function.call(job, config)
     return job.result()
-
-
-def user_traceback(error: BaseException) -> str:
-    """The traceback as it would look without Reknit: our frames are left out."""
-    lines = TracebackException.from_exception(error)
-    seen: TracebackException | None = lines
-    while seen is not None:
-        theirs = [frame for frame in seen.stack if not frame.filename.startswith(_PLUMBING)]
-        seen.stack[:] = theirs
-        seen = seen.__cause__ or seen.__context__
-    return "".join(lines.format())
-
-
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(
-        "".join(TracebackException.from_exception(error).format_exception_only()).split()
-    )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reknit.inspection.main import inspect, user_traceback
+from reknit.inspection.main import inspect
 from reknit.protocol.inspection import INSPECTION_RESULT, Inspection, InspectionFailure
 from reknit.protocol.settings import ENV_JOB, BatchSettings, JobSettings
 
@@ -96,17 +96,6 @@ def test_sys_exit_of_the_users_code_is_a_failure(user_module: WriteModule) -> No
     found = inspect(settings(f"{user_module('raise SystemExit(3)')}:train"))
     assert isinstance(found, InspectionFailure)
     assert found.problems[0].endswith("raised SystemExit: 3")
-
-
-def test_causes_keep_their_frames_and_ours_go(user_module: WriteModule) -> None:
-    try:
-        try:
-            raise ValueError("inner")
-        except ValueError as error:
-            raise KeyError("outer") from error
-    except KeyError as error:
-        text = user_traceback(error)
-    assert text.index("ValueError: inner") < text.index("direct cause") < text.index("'outer'")
 
 
 def test_the_process_writes_one_line_and_prints_go_elsewhere(user_module: WriteModule) -> None:
