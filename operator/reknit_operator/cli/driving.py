@@ -177,7 +177,7 @@ class _Run:
         due, self.kills = split(self.kills, self._committed)
         for kill in due:
             killed = await self._session.kill_rank(kill.rank)
-            text = "killed" if killed else "has no process to be killed"
+            text = "was killed" if killed else "had no process left to kill"
             self._display.say(
                 f"--kill {kill}: rank {kill.rank} {text} after step {self._committed}"
             )

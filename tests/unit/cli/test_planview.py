@@ -1,0 +1,122 @@
+"""Tables and the plan on the screen."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from reknit.layout import Degrees, Sharding
+from reknit.protocol.inspection import Inspection
+from reknit.protocol.settings import BatchSettings, JobSettings
+from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.cli.manifests import local_settings
+from reknit_operator.cli.planview import MAX_SEATS, seat_rows, show_plan
+from reknit_operator.cli.tables import Column, aligned, show_table
+from reknit_operator.planning.plan import Plan, make_plan
+from reknit_operator.planning.world import seats
+
+COLUMNS = [Column("name"), Column("number", right=True)]
+ROWS = [["a", "1"], ["long name", "1000000"]]
+
+
+@pytest.fixture
+def settings(job: DistributedTrainingJob) -> JobSettings:
+    return local_settings(job, Path("runs/tiny-1"))
+
+
+def shown(plan: Plan, *, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, no_color=True)
+    show_plan(console, plan)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_plain_tables_are_aligned() -> None:
+    assert aligned(COLUMNS, ROWS) == [
+        "name        number",
+        "a                1",
+        "long name  1000000",
+    ]
+
+
+def test_a_table_without_rows_is_its_head() -> None:
+    assert aligned(COLUMNS, []) == ["name  number"]
+
+
+def test_a_terminal_gets_rules_and_everything_else_does_not() -> None:
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+        show_table(console, COLUMNS, ROWS, marked=0)
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert ("─" in text) is terminal
+        assert ("\x1b[" in text) is terminal
+        assert "1000000" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_plan_answers_the_questions(
+    settings: JobSettings, inspection: Inspection, terminal: bool
+) -> None:
+    text = shown(make_plan(settings, inspection), terminal=terminal)
+    for part in (
+        "2 ranks in 2 pods with 1 process each",
+        "300 trainable parameters, updated by SGD",
+        "4 steps, 0.32 epochs of 100 samples",
+        "a batch of 8 samples is 4 micro-batches of 2; each rank accumulates gradients over 2",
+        "tiny-worker-1",
+        "None (chosen)",
+        "ZeRO3",
+        "newest checkpoint, at most 10 min old",
+        "activations are not known",
+        "forked from a process",
+    ):
+        assert part in text
+
+
+def test_lines_are_not_broken_outside_a_terminal(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    console = Console(file=io.StringIO(), width=20)
+    show_plan(console, make_plan(settings, inspection))
+    assert isinstance(console.file, io.StringIO)
+    assert "each rank accumulates gradients over 2\n" in console.file.getvalue()
+
+
+def test_idle_work_is_told(settings: JobSettings, inspection: Inspection) -> None:
+    odd = settings.model_copy(update={"batch": BatchSettings(global_batch=6, micro=2)})
+    assert "1 rank run a last pass of weight 0: 25% of the work is idle" in shown(
+        make_plan(odd, inspection)
+    )
+
+
+def test_zero_that_cannot_be_used_is_told_once(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    muon = inspection.model_copy(update={"elementwise": False, "optimizer": "torch.optim.Muon"})
+    assert shown(make_plan(settings, muon)).count("ZeRO cannot be used: Muon needs") == 1
+
+
+def test_a_command_is_shown_without_memory(settings: JobSettings) -> None:
+    changes: dict[str, Any] = {"function": None, "command": ("python", "x.py"), "batch": None}
+    text = shown(make_plan(settings.model_copy(update=changes), None))
+    assert "Memory" not in text
+    assert "the command is started again in the same pods" in text
+
+
+def test_the_chosen_sharding_is_marked(settings: JobSettings, inspection: Inspection) -> None:
+    zero = settings.model_copy(update={"sharding": Sharding.ZERO2})
+    text = shown(make_plan(zero, inspection))
+    assert "ZeRO2 (chosen)" in text
+    assert text.count("(chosen)") == 1
+
+
+def test_a_large_world_shows_its_ends() -> None:
+    rows = seat_rows(list(seats("big", 8, Degrees(data=1000))))
+    assert len(rows) == MAX_SEATS
+    assert rows[0][0] == "0"
+    assert rows[-1][0] == "999"
+    assert set(rows[MAX_SEATS - 4]) == {"..."}
+    assert len(seat_rows(list(seats("small", 8, Degrees(data=MAX_SEATS))))) == MAX_SEATS
