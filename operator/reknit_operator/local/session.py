@@ -13,7 +13,7 @@ import aiohttp
 
 from reknit.errors import ConfigurationError
 from reknit.protocol.status import CoordinatorStatus, History
-from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.api.types import ConditionType, DistributedTrainingJob
 from reknit_operator.constants import LABEL_ORDINAL, LABEL_ROLE, Kind, Role
 from reknit_operator.local.history import HistoryFile
 from reknit_operator.local.metrics import MetricsServer
@@ -159,7 +159,7 @@ class LocalSession:
         with contextlib.suppress(NotFoundError):
             store.merge_spec(self._ref, {"suspend": True})
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._quiet(), grace.total_seconds())
+            await asyncio.wait_for(self._at_rest(), grace.total_seconds())
         self._stopped.set()
         for pod in self.pods():
             if _runs(pod):
@@ -256,11 +256,19 @@ class LocalSession:
         found = self._coordinator()
         return None if found is None else await found[0].metrics()
 
-    async def _quiet(self) -> None:
-        """Waits until no pod runs."""
+    async def _at_rest(self) -> None:
+        """Waits until the operator calls the job suspended or finished, and no pod runs."""
         store = self._supervisor.store
-        while any(_runs(pod) for pod in self.pods()):
-            await store.changed_since(store.version)
+        while True:
+            version, status = store.version, self.job().status
+            suspended = any(
+                condition.type == ConditionType.SUSPENDED and condition.status == "True"
+                for condition in status.conditions
+            )
+            resting = suspended or status.completion_time is not None
+            if resting and not any(_runs(pod) for pod in self.pods()):
+                return
+            await store.changed_since(version)
 
 
 def _runs(pod: Object) -> bool:

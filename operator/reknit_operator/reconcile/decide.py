@@ -99,6 +99,7 @@ def _conclude(draft: Draft, outcome: Outcome) -> None:
     if stopped:
         draft.delete(*leftovers)
     report_pods(draft)
+    draft.condition(ConditionType.PODS_READY, False, Reason.ENDED)
     if first:
         report_progress(draft)
         if outcome.step is not None:

@@ -104,7 +104,7 @@ async def test_stopping_suspends_the_job(make_session, stage, patience, tmp_path
     async with patience():
         await session.stop(timedelta(seconds=30))
         job = await waiting
-    assert job.spec.suspend is True
+    assert condition(job, "Suspended").status == "True"
     assert job.status.completion_time is None
     assert (tmp_path / "run/logs/job-worker-0.log").read_text() == "leaving\n"
 

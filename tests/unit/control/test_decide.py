@@ -196,6 +196,7 @@ def test_terminal_condition_comes_after_the_clean_up(settled, make_worker, make_
     assert condition(third.status, "Succeeded").status == "True"
     assert condition(third.status, "Failed").status == "False"
     assert condition(third.status, "Concluding") is None
+    assert condition(third.status, "PodsReady").reason == "Ended"
     assert reasons(third) == []
 
 
