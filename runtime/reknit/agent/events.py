@@ -79,6 +79,9 @@ class Terminated:
 class Tick:
     """A heartbeat is due."""
 
+    at_work: frozenset[int] = frozenset()
+    """The launches whose process was at work since the last tick, whether or not it spoke."""
+
 
 Event: TypeAlias = (
     Connected

@@ -96,8 +96,8 @@ def _react(state: AgentState, event: Event, now: float) -> Outcome:
             return ending.ended(state, event)
         case Terminated():
             return ending.terminated(state, now)
-        case Tick():
-            return _tick(state, now)
+        case Tick(at_work):
+            return _tick(state, at_work, now)
 
 
 def _introduction(state: AgentState, now: float) -> list[Action]:
@@ -125,13 +125,21 @@ def _heartbeat(state: AgentState, now: float) -> Heartbeat:
     return Heartbeat(slots=state.reports(now), store=state.store)
 
 
-def _tick(state: AgentState, now: float) -> Outcome:
-    """Heartbeat; time in which this agent was not scheduled is not held against its ranks."""
+def _tick(state: AgentState, at_work: frozenset[int], now: float) -> Outcome:
+    """Heartbeat; time in which this agent was not scheduled is not held against its ranks.
+
+    A rank that works is alive even when its heartbeat thread cannot speak: an import or an
+    extension may keep the interpreter to itself for seconds.
+    """
     period = state.identity.heartbeat_seconds
     lag = now - state.last_tick - 2 * period if state.last_tick is not None else 0.0
     if lag > 0:
         state = replace(state, slots=tuple(_shifted(slot, lag, now) for slot in state.slots))
-    state = replace(state, last_tick=now)
+    slots = tuple(
+        replace(slot, heard_at=max(slot.heard_at, now)) if slot.launch in at_work else slot
+        for slot in state.slots
+    )
+    state = replace(state, slots=slots, last_tick=now)
     return state, [Send(_heartbeat(state, now))] if state.is_connected else []
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reknit.agent import events as ev
 from reknit.agent import linux, listeners
+from reknit.agent.activity import Activity
 from reknit.agent.channel import RankChannel
 from reknit.agent.config import AgentConfig
 from reknit.agent.environment import command_environment
@@ -48,6 +49,7 @@ class Agent:
         self._rendezvous: Rendezvous | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._memory = this_pods_watch()
+        self._activity = Activity()
         self._launcher = Launcher(
             self._settings, config.target, tell=self._launcher_tells, log=self._log
         )
@@ -169,7 +171,7 @@ class Agent:
         while True:
             await asyncio.sleep(self._settings.recovery.heartbeat_seconds)
             self._memory.is_recent(monotonic())
-            self._feed(ev.Tick())
+            self._feed(ev.Tick(self._activity.at_work(self._state.pids)))
 
     def _open_offer(self) -> listeners.Offer:
         settings = self._settings

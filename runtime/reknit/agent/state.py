@@ -108,6 +108,16 @@ class AgentState:
     command_code: int | None = None
     """The first exit status other than 0 of a command in the newest generation."""
     is_over: bool = False
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process id by launch of the processes that run."""
+        return {
+            slot.launch: slot.pid
+            for slot in self.slots
+            if slot.launch is not None and slot.pid is not None
+        }
+
     """The agent was told to exit."""
 
     @property

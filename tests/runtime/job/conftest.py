@@ -18,7 +18,8 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
     for run in cli.runs:
         if run.process.poll() is None:
             run.process.send_signal(signal.SIGKILL)
-            run.process.communicate()
+        with run.process:
+            pass
 
 
 @pytest.fixture

@@ -281,3 +281,14 @@ def test_readiness_after_the_conclusion_starts_nothing(
     actions = driver.feed(Connected(), Received(make_begin()), conclude(DONE), Ready())
     assert only_exit(actions) == Exit(DONE, 0)
     assert not any(isinstance(a, Launch) for a in actions)
+
+
+def test_a_rank_that_works_is_not_silent_even_if_it_cannot_speak(driver: Any) -> None:
+    first, second = driver.run()
+    for launch in (first, second):
+        driver.say(launch, Beat(phase=Phase.STEP, step=3))
+    for _ in range(10):
+        driver.now += 0.2
+        [beat] = driver.sent(Tick(frozenset({first})))
+    assert beat.slots[0].silent_seconds == 0.0
+    assert beat.slots[1].silent_seconds == pytest.approx(2.0)
