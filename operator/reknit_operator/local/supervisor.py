@@ -75,7 +75,7 @@ class Supervisor:
         host = HostEnvironment(
             self.session_id, self._network.coordinator, dict(self._variables), self._python_path
         )
-        self._start_watchdog()
+        self._start_watchdog(self._state_dir)
         kubelet = Kubelet(
             self.store,
             host,
@@ -116,10 +116,10 @@ class Supervisor:
         assert self._state_dir is not None
         return self._state_dir / "store"
 
-    def _start_watchdog(self) -> None:
+    def _start_watchdog(self, state_dir: Path) -> None:
         program = Path(__file__).with_name("watchdog.py")
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program), self.session_id],
+            [sys.executable, "-I", "-S", str(program), self.session_id, str(state_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,10 +1,12 @@
 """However the host of a session ends, no process of the session stays."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +45,7 @@ def host(stage, tmp_path):
     """A process that hosts a session."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOST, str(tmp_path / "run"), str(stage.python)],
-        env=stage.variables(STUBBORN="1"),
+        env=stage.variables(STUBBORN="1", TMPDIR=str(stage.folder)),
         stdin=subprocess.PIPE,
     )
     process.stdin.write(MANIFEST.encode())
@@ -62,12 +64,22 @@ async def test_nothing_outlives_a_host_that_is_killed(host, stage, wait_for_end)
     expected |= {notes[name]["child"] for name in names[:2]}
     assert expected < pids  # and the operator
     assert len(pids) == 6
-    descriptors = [os.pidfd_open(pid) for pid in pids]
+    (watchdog,) = watchdogs(notes["job-worker-0"]["session"])
+    (folder,) = stage.folder.glob("reknit-*")
+    descriptors = [os.pidfd_open(pid) for pid in (*pids, watchdog)]
     host.send_signal(signal.SIGKILL)
     assert wait_for_end(descriptors, timedelta(seconds=30)) == set()
     for descriptor in descriptors:
         os.close(descriptor)
     assert list(find(marks)) == []
+    assert not folder.exists()
+
+
+def watchdogs(session):
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and session.encode() in (entry / "cmdline").read_bytes():
+                yield int(entry.name)
 
 
 @pytest.fixture
