@@ -14,7 +14,7 @@ from reknit_operator.constants import Kind
 from reknit_operator.local.client import StoreClient
 from reknit_operator.reconcile.cache import Cache, JobKey
 from reknit_operator.reconcile.controller import Controller
-from reknit_operator.reconcile.informer import follow
+from reknit_operator.reconcile.informer import follow, load
 from reknit_operator.reconcile.poll import PERIOD, Poller
 from reknit_operator.reconcile.queue import KeyedQueue
 
@@ -33,9 +33,11 @@ async def operate(socket: Path, options: BuildOptions) -> None:
             new_token=lambda: secrets.token_urlsafe(32),
         )
         try:
+            versions = {kind: await load(kind, client, cache, queue) for kind in Kind}
             async with asyncio.TaskGroup() as group:
-                for kind in Kind:
-                    group.create_task(follow(kind, client, cache, queue), name=f"follow {kind}")
+                for kind, version in versions.items():
+                    following = follow(kind, client, cache, queue, after=version)
+                    group.create_task(following, name=f"follow {kind}")
                 group.create_task(controller.run(), name="controller")
         finally:
             await poller.close()

@@ -10,21 +10,33 @@ from reknit_operator.reconcile.queue import KeyedQueue
 logger = logging.getLogger(__name__)
 
 
-async def follow(kind: Kind, client: ObjectClient, cache: Cache, queue: KeyedQueue[JobKey]) -> None:
-    """Follows all objects of one kind until a list or watch fails for good.
+async def load(kind: Kind, client: ObjectClient, cache: Cache, queue: KeyedQueue[JobKey]) -> str:
+    """Lists all objects of one kind; returns the resource version to `follow` from.
+
+    Every kind must be loaded before the first job is looked at: to an operator that knows a job but
+    not yet its pods, all of them would seem to be missing.
+    """
+    labels = None if kind is Kind.JOB else {LABEL_MANAGED_BY: MANAGER}
+    listed = await client.list(kind, labels=labels)
+    for key in cache.replace(kind, listed):
+        queue.add(key)
+    return listed.resource_version
+
+
+async def follow(
+    kind: Kind, client: ObjectClient, cache: Cache, queue: KeyedQueue[JobKey], *, after: str
+) -> None:
+    """Follows all objects of one kind from a resource version on, until nobody answers.
 
     Raises:
         OSError: nobody answers any more.
     """
-    labels = None if kind is Kind.JOB else {LABEL_MANAGED_BY: MANAGER}
     while True:
-        listed = await client.list(kind, labels=labels)
-        for key in cache.replace(kind, listed):
-            queue.add(key)
         try:
-            async for event in client.watch(kind, after=listed.resource_version):
+            async for event in client.watch(kind, after=after):
                 changed = cache.handle(event)
                 if changed is not None:
                     queue.add(changed)
         except ExpiredError:
             logger.info("The watch of %s fell behind, listing again", kind)
+        after = await load(kind, client, cache, queue)

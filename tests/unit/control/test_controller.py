@@ -7,11 +7,12 @@ import pytest
 from reknit.protocol.status import CoordinatorStatus, MembershipPhase
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import Kind
+from reknit_operator.local import operator as local_operator
 from reknit_operator.local.store import ObjectStore
 from reknit_operator.reconcile import poll
 from reknit_operator.reconcile.cache import Cache
 from reknit_operator.reconcile.controller import Controller
-from reknit_operator.reconcile.informer import follow
+from reknit_operator.reconcile.informer import follow, load
 from reknit_operator.reconcile.observe import ref_of
 from reknit_operator.reconcile.observed import Ref
 from reknit_operator.reconcile.poll import Poller
@@ -31,7 +32,11 @@ async def operator(store):
     controller = Controller(
         store, cache, queue, poller, options=BuildOptions(), new_token=lambda: "tok"
     )
-    tasks = [asyncio.create_task(follow(kind, store, cache, queue)) for kind in Kind]
+    versions = {kind: await load(kind, store, cache, queue) for kind in Kind}
+    tasks = [
+        asyncio.create_task(follow(kind, store, cache, queue, after=version))
+        for kind, version in versions.items()
+    ]
     tasks.append(asyncio.create_task(controller.run(2)))
     yield controller
     for task in tasks:
@@ -86,6 +91,61 @@ async def test_a_taken_name_is_tried_again(store, operator, make_job, caplog):
     await reach(store, exists(store, "a-worker-0"))
     assert "a-worker-0 exists and does not belong to this job" in caplog.text
     assert "tok" not in caplog.text
+
+
+async def test_a_watch_that_fell_behind_lists_again(make_job):
+    store, cache, queue = ObjectStore(max_changes=5), Cache(), KeyedQueue()
+    version = await load(Kind.JOB, store, cache, queue)
+    for number in range(20):
+        await store.create(make_job(name=f"job-{number}").to_object())
+    following = asyncio.create_task(follow(Kind.JOB, store, cache, queue, after=version))
+    keys = {await asyncio.wait_for(queue.get(), 10) for _ in range(20)}
+    assert keys == {("default", f"job-{number}") for number in range(20)} == set(cache.keys())
+    await store.create(make_job(name="late").to_object())
+    assert await asyncio.wait_for(queue.get(), 10) == ("default", "late")
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+class SlowPods:
+    """A store whose list of pods takes its time, as a large one may."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    async def list(self, kind, *, labels=None):
+        for _ in range(100 if kind is Kind.POD else 0):
+            await asyncio.sleep(0)
+        return await self.store.list(kind, labels=labels)
+
+
+async def test_a_new_operator_knows_all_pods_before_it_acts(
+    store, operator, make_job, monkeypatch, tmp_path
+):
+    await store.create(make_job(name="a").to_object())
+    await reach(store, exists(store, "a-worker-1"))
+
+    class Client(SlowPods):
+        def __init__(self, _socket):
+            super().__init__(store)
+
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *_error):
+            return None
+
+    monkeypatch.setattr(local_operator, "StoreClient", Client)
+    successor = asyncio.create_task(local_operator.operate(tmp_path, BuildOptions()))
+    for _ in range(500):
+        await asyncio.sleep(0)
+    names = {pod["metadata"]["name"] for pod in store.peek_all(Kind.POD)}
+    assert names == {"a-coordinator-1", "a-worker-0", "a-worker-1"}
+    successor.cancel()
+    await asyncio.gather(successor, return_exceptions=True)
 
 
 class Coordinators:
