@@ -66,17 +66,20 @@ def _run(
     if end.code is not summary.ExitCode.CONFIGURATION:
         console.print()
         console.print(end.headline, style="bold", highlight=False, markup=False)
-        found = summary.facts(
-            display.view,
-            seconds=monotonic() - began,
-            run_dir=folder,
-            report=report,
-            model=rundir.find_model(folder),
+        found = dict(
+            summary.facts(
+                display.view,
+                seconds=monotonic() - began,
+                run_dir=folder,
+                report=report,
+                model=rundir.find_model(folder),
+            )
         )
-        for label, text in found:
-            console.out(f"  {label:<16} {text}", highlight=False)
+        width = max(map(len, found))
+        for label, text in found.items():
+            console.out(f"  {label:<{width}}  {text}", highlight=False)
         if end.code is summary.ExitCode.STOPPED:
-            console.out(f"  go on with       reknit run {file} --resume --run-dir {folder}")
+            console.out(f"Go on with: reknit run {file} --resume --run-dir {folder}")
     else:
         Refusal([end.headline]).show(errors)
     if end.traceback is not None:

@@ -84,6 +84,13 @@ def test_the_screen_works_before_anything_is_known() -> None:
     assert "tiny Starting" in drawn(View("tiny"))
 
 
+def test_the_clock_goes_on_while_nothing_happens(make_step: Callable[..., StepRecord]) -> None:
+    step = make_step(1, 1)
+    view = fold(View("tiny"), [step])
+    assert "  0 ms" in drawn(view)
+    assert "  2 min 00 s" in drawn(view, now=step.time + 120)
+
+
 def test_without_a_coordinator_ranks_come_from_the_history(records: list[Record]) -> None:
     assert "1.0 GiB" in drawn(fold(View("tiny"), records))
 

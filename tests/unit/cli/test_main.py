@@ -159,8 +159,8 @@ def test_run_sums_up_and_leaves_a_report(
     assert ended.code == 0
     assert "[6.5 s] RankExited: RankExited it is." in ended.out
     summary = ended.out[ended.out.index("tiny has succeeded") :]
-    assert "held-out loss    0.5 at step 10" in summary
-    assert "report           runs/tiny-1/report.html" in summary
+    assert "held-out loss  0.5 at step 10" in summary
+    assert "report         runs/tiny-1/report.html" in summary
     assert "Succeeded" in Path("runs/tiny-1/report.html").read_text()
     assert json.loads(Path("runs/tiny-1/job.json").read_text())["metadata"]["name"] == "tiny"
     assert made[0].killed == [(1, 5)]

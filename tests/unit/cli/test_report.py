@@ -74,8 +74,8 @@ def test_steps_that_were_taken_again_stand_once(records: list[Record]) -> None:
 
 def test_generations_end_with_their_fault_or_the_job(records: list[Record]) -> None:
     assert gather("tiny", records).generations == (
-        GenerationSpan(name="1.1", start=0, stop=6.5, ranks=2),
-        GenerationSpan(name="1.2", start=7, stop=14, ranks=2),
+        GenerationSpan(name="1.1", start=0, ready=1, stop=6.5, ranks=2),
+        GenerationSpan(name="1.2", start=7, ready=7.5, stop=14, ranks=2),
     )
 
 
@@ -83,7 +83,7 @@ def test_a_generation_under_way_ends_with_its_newest_record(
     make_step: Callable[..., StepRecord], make_event: Callable[..., EventRecord]
 ) -> None:
     data = gather("tiny", [make_event("GenerationBegun", 0), make_step(1, 3)])
-    assert data.generations[0].stop == 3
+    assert (data.generations[0].ready, data.generations[0].stop) == (3, 3)
 
 
 def test_evaluations_without_a_loss_show_their_figure_in_the_summary_only(
@@ -171,7 +171,7 @@ def test_charts_without_figures_are_left_out(make_event: Callable[..., EventReco
 
 def test_the_timeline_tells_generations_and_events(records: list[Record]) -> None:
     svg = charts.timeline(gather("tiny", records))
-    assert len(of_class(svg, "generation")) == 2
+    assert len(of_class(svg, "generation")) == len(of_class(svg, "starting")) == 2
     for kind in ("fault", "recovered", "checkpointed", "evaluated"):
         assert len(of_class(svg, kind)) == 1
     assert "6.5 s: RankExited it is." in titles(svg)
@@ -223,6 +223,15 @@ def test_the_badge_says_how_it_ended(
     ends = [make_event("Concluded", 1, message=message)] if message else []
     data = gather("tiny", [make_event("AgentJoined", 0), *ends])
     assert badge in Outline(page("tiny", data, JobFacts({}), "")).text.splitlines()
+
+
+def test_a_short_detail_is_a_line_and_a_traceback_keeps_its_lines(
+    make_event: Callable[..., EventRecord],
+) -> None:
+    events = [make_event("A", 0, detail="one line"), make_event("B", 1, detail="two\nlines")]
+    text = page("tiny", gather("tiny", events), JobFacts({}), "")
+    assert '<div class="when">one line</div>' in text
+    assert "<pre>two\nlines</pre>" in text
 
 
 def test_a_long_history_shows_its_latest_events(make_event: Callable[..., EventRecord]) -> None:

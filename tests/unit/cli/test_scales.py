@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reknit_operator.cli.report.scales import Scale, label, log_ticks, scale_for, thin, ticks
+from reknit_operator.cli.report.scales import (
+    Scale,
+    clock,
+    clock_ticks,
+    label,
+    log_ticks,
+    scale_for,
+    thin,
+    ticks,
+)
 from reknit_operator.cli.report.svg import area, element, picture, polyline
 
 FIGURES = st.floats(-1e9, 1e9, allow_nan=False)
@@ -47,6 +56,27 @@ def test_logarithmic_ticks() -> None:
     assert log_ticks(0.5, 2000) == [1, 10, 100, 1000]
     assert log_ticks(1, 30) == [1, 2, 5, 10, 20]
     assert Scale(1, 1000, log=True).ticks() == [1, 10, 100, 1000]
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"),
+    [
+        (4, ["0 s", "0.5 s", "1 s", "1.5 s", "2 s", "2.5 s", "3 s", "3.5 s", "4 s"]),
+        (45, ["0 s", "10 s", "20 s", "30 s", "40 s"]),
+        (137, ["0:00", "0:30", "1:00", "1:30", "2:00"]),
+        (20_000, ["0:00 h", "1:00 h", "2:00 h", "3:00 h", "4:00 h", "5:00 h"]),
+    ],
+)
+def test_times_are_told_as_people_count_them(longest: float, expected: list[str]) -> None:
+    assert [clock(tick, longest) for tick in clock_ticks(longest)] == expected
+
+
+@given(st.floats(1e-3, 1e8))
+def test_there_are_few_times_and_all_inside(longest: float) -> None:
+    found = clock_ticks(longest)
+    assert found[0] == 0
+    assert found[-1] <= longest * (1 + 1e-9)
+    assert 1 <= len(found) <= 11
 
 
 def test_a_wide_spread_of_positive_values_is_logarithmic() -> None:

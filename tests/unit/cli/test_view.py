@@ -102,3 +102,20 @@ def test_a_coordinator_tells_of_ranks_and_its_silence_keeps_them() -> None:
     view = with_status(EMPTY, status)
     assert (view.phase, view.ranks) == ("Running", (rank,))
     assert with_status(view, None) == replace(view, phase=None)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "state"),
+    [
+        ([], "Starting"),
+        (["GenerationBegun"], "Starting"),
+        (["GenerationBegun", "Resumed"], "Running"),
+        (["Resumed", "RankExited", "GenerationBegun"], "Recovering"),
+        (["Resumed", "Draining"], "Closing"),
+        (["Resumed", "Concluded"], "Concluded"),
+    ],
+)
+def test_records_tell_where_the_job_stands(
+    make_event: Callable[..., EventRecord], reasons: list[str], state: str
+) -> None:
+    assert fold(EMPTY, [make_event(reason, 1, step=0) for reason in reasons]).state == state

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import isfinite, log10
 from typing import Final
 
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -30,16 +31,28 @@ _COLOURS: Final = {
 
 
 class Screen:
-    """A view, drawn."""
+    """A view, drawn.
 
-    def __init__(self, view: View, hint: str = "", output: Sequence[str] = ()) -> None:
+    Args:
+        view: what to draw.
+        hint: a line below everything.
+        output: the latest lines of the program.
+        now: the time, seconds since the epoch; None: the time of the newest record.
+    """
+
+    def __init__(
+        self, view: View, hint: str = "", output: Sequence[str] = (), now: float | None = None
+    ) -> None:
         self.view = view
+        self.elapsed = view.elapsed
+        if now is not None and view.started is not None:
+            self.elapsed = max(view.elapsed, now - view.started)
         self.hint = hint
         self.output = output
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         view = self.view
-        yield _title(view)
+        yield _title(view, self.elapsed)
         if view.total_steps:
             width = min(options.max_width - 2, 80)
             bar = ProgressBar(total=view.total_steps, completed=view.step, width=width)
@@ -79,36 +92,31 @@ def sparkline(values: Sequence[float], width: int) -> str:
     )
 
 
-def _title(view: View) -> Text:
+def _title(view: View, elapsed: float) -> Text:
     total = "" if view.total_steps is None else f" of {view.total_steps}"
-    phase = view.phase or "Starting"
-    colour = {"Running": "green", "Recovering": "red", "Concluded": "green"}.get(phase, "yellow")
+    colour = {"Running": "green", "Recovering": "red", "Concluded": "green"}
     return Text.assemble(
         (f" {view.name} ", "bold"),
-        (phase, colour),
+        (view.state, colour.get(view.state, "yellow")),
         f"  step {view.step}{total}",
-        (f"  {span(view.elapsed)}", "dim"),
+        (f"  {span(elapsed)}", "dim"),
     )
 
 
-def _figures(view: View) -> Table:
-    grid = Table.grid(padding=(0, 3))
+def _figures(view: View) -> Columns:
     cells = [
         ("loss", "loss" in view.metrics and figure(view.metrics["loss"])),
         *((f"held-out {name}", figure(value)) for name, value in view.held_out.items()),
         ("samples/s", view.samples_per_second and figure(view.samples_per_second)),
-        ("left", view.remaining_seconds is not None and span(view.remaining_seconds)),
+        ("left", view.remaining_seconds and span(view.remaining_seconds)),
         ("grad norm", "grad_norm" in view.metrics and figure(view.metrics["grad_norm"])),
         ("rate", "learning_rate" in view.metrics and figure(view.metrics["learning_rate"])),
         ("checkpoint", view.checkpoint_step is not None and f"step {view.checkpoint_step}"),
         ("recoveries", view.recoveries and str(view.recoveries)),
         ("steps redone", view.redone and str(view.redone)),
     ]
-    shown = [(name, text) for name, text in cells if text]
-    grid.add_row(*(Text.assemble((f"{name} ", "dim"), str(text)) for name, text in shown[:6]))
-    if shown[6:]:
-        grid.add_row(*(Text.assemble((f"{name} ", "dim"), str(text)) for name, text in shown[6:]))
-    return grid
+    shown = [Text.assemble((f"{name} ", "dim"), str(text)) for name, text in cells if text]
+    return Columns(shown, padding=(0, 3))
 
 
 def _ranks(view: View) -> Table:

@@ -1,6 +1,7 @@
 """The two displays of a running job."""
 
 from collections.abc import Sequence
+from time import time
 from types import TracebackType
 from typing import Final
 
@@ -91,7 +92,7 @@ class LiveDisplay:
         self._draw()
 
     def _draw(self) -> None:
-        screen = Screen(self.view, self._hint, self._printed[-KEPT_OUTPUT:])
+        screen = Screen(self.view, self._hint, self._printed[-KEPT_OUTPUT:], now=time())
         self._live.update(screen, refresh=True)
 
 

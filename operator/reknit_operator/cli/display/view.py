@@ -8,6 +8,14 @@ from reknit.protocol.status import CoordinatorStatus, EventRecord, RankStatus, R
 
 RATE_STEPS: Final = 20
 """Steps over which the speed is averaged."""
+_TOLD: Final = {
+    "RankExited": "Recovering",
+    "AgentLost": "Recovering",
+    "GenerationEnded": "Recovering",
+    "Resumed": "Running",
+    "Draining": "Closing",
+    "Concluded": "Concluded",
+}
 KEPT_EVENTS: Final = 8
 KEPT_LOSSES: Final = 400
 
@@ -48,6 +56,14 @@ class View:
     ranks: tuple[RankStatus, ...] = ()
     phase: str | None = None
     """Where the membership stands; None while no coordinator answers."""
+
+    told: str = "Starting"
+    """Where the job stands as far as records tell."""
+
+    @property
+    def state(self) -> str:
+        """Where the job stands: in the coordinator's word, or else as far as records tell."""
+        return self.phase or self.told
 
     @property
     def steps_per_second(self) -> float | None:
@@ -99,6 +115,7 @@ def _step(view: View, record: StepRecord) -> View:
     loss = record.metrics.get("loss")
     return replace(
         view,
+        told="Running",
         step=record.step,
         committed=max(view.committed, record.step),
         total_steps=view.total_steps if record.total_steps is None else record.total_steps,
@@ -112,7 +129,11 @@ def _step(view: View, record: StepRecord) -> View:
 
 
 def _event(view: View, event: EventRecord) -> View:
-    view = replace(view, events=(*view.events, event)[-KEPT_EVENTS:])
+    view = replace(
+        view,
+        events=(*view.events, event)[-KEPT_EVENTS:],
+        told=_TOLD.get(event.reason, view.told),
+    )
     match event.reason:
         case "GenerationBegun":
             return replace(view, generation=str(event.generation), marks=())

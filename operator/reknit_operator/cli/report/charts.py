@@ -12,7 +12,7 @@ from reknit_operator.cli.report.data import (
     finite,
     step_parts,
 )
-from reknit_operator.cli.report.scales import Scale, label, scale_for, thin, ticks
+from reknit_operator.cli.report.scales import Scale, clock, clock_ticks, label, scale_for, thin
 from reknit_operator.cli.report.svg import area, element, picture, polyline
 from reknit_operator.cli.words import figure, plural, size, span
 
@@ -171,24 +171,26 @@ def timeline(data: ReportData) -> str:
 
 
 def _bar(frame: Frame, generation: GenerationSpan) -> str:
-    left, right = frame.at(generation.start, 0)[0], frame.at(generation.stop, 0)[0]
-    text = f"generation {generation.name}, {plural(generation.ranks, 'rank')}, " + span(
-        generation.stop - generation.start
+    """A generation; lighter until its ranks are ready."""
+    left, ready, right = (
+        frame.at(at, 0)[0] for at in (generation.start, generation.ready, generation.stop)
     )
-    drawn = element(
-        "rect",
-        element("title", text=text),
-        x=left,
-        y=14.0,
-        width=max(2.0, right - left),
-        height=22.0,
-        rx=3,
-        cls="generation",
+    text = (
+        f"generation {generation.name}, {plural(generation.ranks, 'rank')}, "
+        f"{span(generation.stop - generation.start)}, "
+        f"ready after {span(generation.ready - generation.start)}"
     )
-    if right - left > 40:
-        drawn += element(
-            "text", text=generation.name, x=(left + right) / 2, y=29.0, cls="inside middle"
+    title = element("title", text=text)
+    drawn = "".join(
+        element(
+            "rect", title, x=start, y=14.0, width=max(2.0, stop - start), height=22.0, rx=3, cls=cls
         )
+        for start, stop, cls in ((left, ready, "starting"), (ready, right, "generation"))
+        if stop > start
+    )
+    if right - ready > 40:
+        x = (ready + right) / 2
+        drawn += element("text", text=generation.name, x=x, y=29.0, cls="inside middle")
     return drawn
 
 
@@ -220,20 +222,12 @@ def _time_axis(frame: Frame) -> Iterator[str]:
     yield element(
         "line", x1=frame.left, x2=frame.width - frame.right, y1=bottom, y2=bottom, cls="axis"
     )
-    for value in ticks(0.0, frame.x.high, 7):
+    for value in clock_ticks(frame.x.high):
         x = frame.at(value, 0)[0]
         yield element("line", x1=x, x2=x, y1=12.0, y2=bottom, cls="grid")
         yield element(
-            "text", text=_clock(value, frame.x.high), x=x, y=bottom + 15, cls="tick middle"
+            "text", text=clock(value, frame.x.high), x=x, y=bottom + 15, cls="tick middle"
         )
-
-
-def _clock(seconds: float, longest: float) -> str:
-    if longest < 120:
-        return f"{seconds:g} s"
-    if longest < 7200:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:.3g} h"
 
 
 def _upright(frame: Frame, step: float, cls: str, text: str) -> str:

@@ -21,6 +21,8 @@ class GenerationSpan:
 
     name: str
     start: float
+    ready: float
+    """When its ranks had their state; its end if that never came."""
     stop: float
     ranks: int
 
@@ -123,11 +125,14 @@ def _generations(records: Sequence[Record], start: float) -> tuple[GenerationSpa
         inside = records[index + 1 : stop]
         ends = [r for r in inside if isinstance(r, EventRecord) and r.reason in _ENDS]
         last = ends[0] if ends else (inside or [begin])[-1]
+        stop_time = max(begin.time, last.time)
+        ready = [r.time for r in inside if isinstance(r, EventRecord) and r.reason == "Resumed"]
         spans.append(
             GenerationSpan(
                 name=str(begin.generation),
                 start=begin.time - start,
-                stop=max(begin.time, last.time) - start,
+                ready=min([stop_time, *ready]) - start,
+                stop=stop_time - start,
                 ranks=int(begin.figures.get("ranks", 0)),
             )
         )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from reknit.protocol.status import EventRecord
 from reknit_operator.cli.report import charts
 from reknit_operator.cli.report.data import ReportData
-from reknit_operator.cli.words import count, figure, size, span
+from reknit_operator.cli.words import count, figure, plural, size, span
 from reknit_operator.planning.plan import Plan
 
 MAX_EVENTS: Final = 500
@@ -163,14 +163,14 @@ def _manifest_facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _plan_facts(plan: Plan | None) -> Iterator[tuple[str, str]]:
     if plan is None:
         return
-    yield "world", f"{plan.world_size} ranks in {plan.num_pods} pods"
+    yield "world", f"{plural(plan.world_size, 'rank')} in {plural(plan.num_pods, 'pod')}"
     yield from (("sharding", str(choice.sharding)) for choice in plan.choices if choice.chosen)
     if plan.batch is not None:
         batch = plan.batch
         yield (
             "batch",
             f"{batch.global_batch} samples, {batch.micro} at a time, "
-            f"{batch.passes_per_rank} passes per rank",
+            f"{plural(batch.passes_per_rank, 'pass', 'passes')} per rank",
         )
     if plan.num_parameters is not None:
         yield "parameters", count(plan.num_parameters)
@@ -191,7 +191,11 @@ def _events(data: ReportData) -> str:
 
 def _event_row(event: EventRecord, start: float) -> str:
     step = "" if event.step is None else f"{event.step:,}"
-    detail = f"<pre>{escape(event.detail)}</pre>" if event.detail else ""
+    detail = event.detail or ""
+    if "\n" in detail:
+        detail = f"<pre>{escape(detail)}</pre>"
+    elif detail:
+        detail = f'<div class="when">{escape(detail)}</div>'
     return (
         f'<tr><td class="number">{span(event.time - start)}</td><td class="number">{step}</td>'
         f'<td class="{escape(event.reason)}">{escape(event.reason)}</td>'

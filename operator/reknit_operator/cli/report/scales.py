@@ -6,6 +6,8 @@ from math import ceil, floor, isfinite, log10
 from typing import Final
 
 _NICE: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
+_CLOCK: Final = (5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 14_400.0)
+"""Seconds that people count time in."""
 _LOG_SPREAD: Final = 12.0
 """Values that span more than this factor are easier to read on a logarithmic axis."""
 
@@ -71,6 +73,24 @@ def log_ticks(low: float, high: float) -> list[float]:
     if sum(low <= value <= high for value in whole) < 3:
         whole = [factor * power for power in whole for factor in (1, 2, 5)]
     return [float(f"{value:.6g}") for value in whole if low <= value <= high]
+
+
+def clock_ticks(longest: float, count: int = 8) -> list[float]:
+    """At most about `count` round times between 0 and `longest` seconds."""
+    if longest < 20:
+        return ticks(0.0, longest, count)
+    step = next((step for step in _CLOCK if longest / step <= count), 86_400.0)
+    step *= max(1, ceil(longest / step / count))
+    return [step * index for index in range(int(longest / step) + 1)]
+
+
+def clock(seconds: float, longest: float) -> str:
+    """A tick on an axis of times that ends at `longest`: `2.5 s`, `1:05` minutes, `3:20 h`."""
+    if longest < 60:
+        return f"{seconds:g} s"
+    if longest < 7200:
+        return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
+    return f"{seconds // 3600:.0f}:{seconds % 3600 // 60:02.0f} h"
 
 
 def label(value: float, step: float | None = None) -> str:
