@@ -70,8 +70,11 @@ def end(state: AgentState, generation: Generation) -> tuple[AgentState, list[Act
 
 
 def drain(state: AgentState, message: Drain) -> tuple[AgentState, list[Action]]:
-    """Tells the processes of this generation to leave at the next step boundary."""
-    if message.generation != state.generation or message.generation.incarnation < state.promised:
+    """Tells the processes of this generation to leave at the next step boundary.
+
+    The generation may be one that the coordinator has adopted, of a lower incarnation than its own.
+    """
+    if message.generation != state.generation:
         return state, []
     return _leave(state, message.reason)
 
