@@ -55,6 +55,10 @@ class Session(Protocol):
 class Display(Protocol):
     """Where a person looks."""
 
+    def recall(self, records: Sequence[Record]) -> None:
+        """Takes what happened before; nobody needs to be told."""
+        ...
+
     def show(self, records: Sequence[Record], status: CoordinatorStatus | None) -> None:
         """Takes what is new; called again and again, also when nothing is."""
         ...
@@ -120,6 +124,8 @@ async def drive(
         Aborted: it was ended at the second interrupt.
     """
     run = _Run(session, display, tuple(kills))
+    # A continued run begins with the history of the earlier one.
+    display.recall(run.fresh())
     try:
         job = await run.to_its_end(interrupts, grace, period)
     finally:

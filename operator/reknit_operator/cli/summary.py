@@ -69,7 +69,7 @@ def facts(
         yield f"held-out {name}", f"{figure(value)} at step {view.held_out_step:,}"
     if "loss" in view.metrics:
         yield "training loss", figure(view.metrics["loss"])
-    if view.faults or view.recoveries:
+    if view.recoveries or view.redone:
         text = f"{view.recoveries} from {plural(view.faults, 'fault')}"
         if view.recovery_seconds is not None:
             text += f", the last in {span(view.recovery_seconds)}"

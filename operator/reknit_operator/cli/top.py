@@ -1,6 +1,7 @@
 """`reknit top`: watching a run from its folder."""
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -33,4 +34,6 @@ def top(console: Console, run_dir: Path) -> None:
             time.sleep(PERIOD.total_seconds())
             display.show(history.fresh(), None)
         display.show(history.fresh(), None)
-    console.out(f"{name} does not run any more: {step_line(display.view)}", highlight=False)
+    # Nothing is left to be waited for, so no speed is told.
+    last = step_line(replace(display.view, marks=()))
+    console.out(f"{name} does not run any more: {last}", highlight=False)

@@ -130,6 +130,8 @@ class FakeSession:
     start_error: Exception | None = None
     endless: bool = False
     stride: int = 1
+    before: Sequence[Record] = ()
+    """What an earlier run has left, told at the first look."""
     killed: list[tuple[int, int]] = field(default_factory=list)
     """(rank, records played until then)."""
     stopped_with: timedelta | None = None
@@ -139,6 +141,7 @@ class FakeSession:
     def __post_init__(self) -> None:
         self._over = asyncio.Event()
         self.looked = asyncio.Event()
+        self.recalled = False
 
     async def start(self) -> None:
         if self.start_error is not None:
@@ -148,6 +151,11 @@ class FakeSession:
         return None
 
     def records(self, after: int) -> History:
+        if not self.recalled:
+            self.recalled = True
+            self.script = (*self.before, *self.script)
+            self.played = len(self.before)
+            return History(records=tuple(self.before), next=self.played)
         self.played = min(self.played + self.stride, len(self.script))
         if self.played == len(self.script) and not self.endless:
             self._over.set()

@@ -153,11 +153,11 @@ def test_the_plain_display_prints_as_things_happen(records: list[Record], tmp_pa
     assert isinstance(display, PlainDisplay)
     (tmp_path / "tiny-worker-0.log").write_text("hello\n")
     with display:
-        display.show(records[:3], None)
+        display.recall(records[:1])
+        display.show(records[1:3], None)
         display.say("a sentence [bold]as it is[/]")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
-        "[0 ms] GenerationBegun: GenerationBegun it is.",
         "[1.0 s] Resumed: Resumed it is.",
         "step 1/10  loss 4",
         "tiny-worker-0 | hello",

@@ -25,7 +25,11 @@ class Notes:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.recalled: list[Record] = []
         self.said: list[str] = []
+
+    def recall(self, records: Sequence[Record]) -> None:
+        self.recalled += records
 
     def show(self, records: Sequence[Record], status: CoordinatorStatus | None) -> None:
         del status
@@ -66,6 +70,17 @@ async def test_a_rank_is_killed_once_its_step_is_done(
     # Step 3 is the fifth record; the step is taken again later, the kill is not.
     assert session.killed == [(1, 5)]
     assert notes.said == ["--kill 1@3: rank 1 was killed after step 3"]
+
+
+async def test_what_an_earlier_run_left_is_not_told_again(
+    make_session: Any, records: list[Record], job: DistributedTrainingJob
+) -> None:
+    session, notes = make_session(records[6:], job, before=records[:6]), Notes()
+    await run(session, notes, Kill(0, 1))
+    assert notes.recalled == records[:6]
+    assert notes.records == records[6:]
+    # Step 1 is done before the first new step is; the next look finds it so.
+    assert session.killed == [(0, 8)]
 
 
 async def test_a_kill_that_came_to_nothing_is_told(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reknit.protocol.status import Record
+from reknit.protocol.status import EventRecord, Record
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.cli.display.view import View, fold
 from reknit_operator.cli.summary import ExitCode, facts, outcome
@@ -78,3 +78,11 @@ def test_the_facts_of_a_run(records: list[Record]) -> None:
 def test_an_empty_run_has_few_facts() -> None:
     found = dict(facts(View("tiny"), seconds=0.5, run_dir=Path("r"), report=None, model=None))
     assert found == {"steps": "0 in 500 ms", "logs": "r/logs"}
+
+
+def test_a_fault_that_ended_the_job_is_no_recovery(
+    make_event: Callable[..., EventRecord],
+) -> None:
+    view = fold(View("tiny"), [make_event("RankExited", 1)])
+    found = dict(facts(view, seconds=1, run_dir=Path("r"), report=None, model=None))
+    assert "recoveries" not in found

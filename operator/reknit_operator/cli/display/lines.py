@@ -1,5 +1,6 @@
 """The display where there is no terminal: plain lines at a rate that people can read."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -21,6 +22,10 @@ class Lines:
         self.view = View(name)
         self._period = period.total_seconds()
         self._told: float | None = None
+
+    def recall(self, records: Iterable[Record]) -> None:
+        """Takes records that are worth no line."""
+        self.view = fold(self.view, records)
 
     def feed(self, record: Record) -> list[str]:
         """The lines that one more record is worth."""

@@ -41,6 +41,10 @@ class PlainDisplay:
     ) -> None:
         pass
 
+    def recall(self, records: Sequence[Record]) -> None:
+        """Takes what happened before, without a word."""
+        self._lines.recall(records)
+
     def show(self, records: Sequence[Record], status: CoordinatorStatus | None) -> None:
         """Prints what is new."""
         del status
@@ -78,6 +82,10 @@ class LiveDisplay:
         self._live.stop()
         for line in self._printed:
             self._live.console.out(line, highlight=False)
+
+    def recall(self, records: Sequence[Record]) -> None:
+        """Takes what happened before."""
+        self.view = fold(self.view, records)
 
     def show(self, records: Sequence[Record], status: CoordinatorStatus | None) -> None:
         """Draws anew."""
