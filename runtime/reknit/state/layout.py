@@ -99,6 +99,14 @@ class StateLayout:
             for piece in self.fixed:
                 _read(source, piece)
 
+    def set_parameters(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Copies whole parameters, by name, into what the optimizer updates."""
+        with torch.no_grad():
+            for holder in self.holders:
+                for piece in holder.pieces("", holder.tensor.view(-1)):
+                    interval = piece.interval
+                    piece.data.copy_(values[piece.name].view(-1)[interval.start : interval.stop])
+
     def _optimizer_pieces(
         self, holder: Holder, key: str, value: torch.Tensor, specs: dict[str, TensorSpec]
     ) -> Iterator[Piece]:

@@ -187,6 +187,21 @@ def tied_names(model: nn.Module) -> dict[str, str]:
     return aliases
 
 
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """What undoes a reduction that divides the gradient by the number of ranks."""
+
+    before: float
+    """For the loss."""
+    after: float
+    """For the reduced gradient."""
+
+
+def averaging_factors(num_ranks: int, precision: Precision) -> Factors:
+    """Before costs nothing; but FP16 would overflow at another loss scale for each world size."""
+    return Factors(1.0, num_ranks) if precision is Precision.FP16 else Factors(num_ranks, 1.0)
+
+
 def gradient_norm(gradients: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
     """L2 norm of all elements together, in FP64; not finite if an element is not."""
     if not gradients:

@@ -169,8 +169,6 @@ def build_config(
         **_object(config, "zero_optimization"),
         "stage": sharding.zero_stage,
     }
-    if sharding is not Sharding.ZERO3:
-        zero["compute_grad_norm"] = False
     result: dict[str, Json] = {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": num_steps,
@@ -180,6 +178,9 @@ def build_config(
         "steps_per_print": None,
         "zero_optimization": zero,
     }
+    if sharding is not Sharding.ZERO3:
+        zero["compute_grad_norm"] = False
+        result["gradient_allreduce_op"] = "sum"
     if precision is not Precision.FP32:
         result["communication_data_type"] = "fp32"
         result["data_types"] = {"grad_accum_dtype": "fp32"}

@@ -25,7 +25,10 @@ with warnings.catch_warnings():
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION
-    from deepspeed.runtime.zero.partition_parameters import Init
+    from deepspeed.runtime.zero.partition_parameters import (
+        Init,
+        InsertPostInitMethodToModuleSubClasses,
+    )
     from deepspeed.utils import logger
 
 
@@ -81,10 +84,11 @@ def make_engine(module: nn.Module, built: Built, config: dict[str, Json]) -> Any
 
 
 def release(engine: Any) -> None:
-    """Ends an engine and forgets what DeepSpeed remembers of it in its modules.
+    """Ends an engine and undoes what DeepSpeed leaves behind in modules, its own and torch's.
 
-    That is the process groups, and the counters that number modules and parameters: they must
-    agree among the ranks, some of which may be new processes when the next engine is made.
+    That is the process groups; the counters that number modules and parameters, which must agree
+    among the ranks, some of which may be new processes when the next engine is made; and ZeRO 3's
+    own `linear`, which rounds differently.
     """
     engine.destroy()
     deepspeed.comm.comm.cdb = None
@@ -96,3 +100,6 @@ def release(engine: Any) -> None:
     parameter_offload.FWD_MODULE_STACK.clear()
     register = parameter_offload.DeepSpeedZeRoOffload._register_deepspeed_module  # noqa: SLF001
     register.__defaults__[0][0] = 0
+    linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
+    if linear is not None:
+        nn.functional.linear = linear

@@ -17,6 +17,7 @@ from reknit.strategies.base import (
     LossModule,
     Recipe,
     Strategy,
+    averaging_factors,
     build,
     gradient_norm,
     gradients_of,
@@ -37,6 +38,7 @@ class Replicated(Strategy):
         self.optimizer = built.optimizer
         self._group = group
         self._loss_module = LossModule(built.model, recipe.loss, group.device, precision)
+        self._factors = averaging_factors(group.world_size, precision)
         self._parallel: DistributedDataParallel | None = None
         if group.world_size > 1:
             self._parallel = _parallel(self._loss_module, group.device)
@@ -50,18 +52,17 @@ class Replicated(Strategy):
             with stopwatch.phase("forward"):
                 loss: torch.Tensor = module(data)
             with stopwatch.phase("backward"):
-                # DDP divides by the number of ranks.
-                torch.autograd.backward(loss * (factor * self._group.world_size))
+                torch.autograd.backward(loss * (factor * self._factors.before))
         return loss.detach()
 
     def gradient_norm(self) -> torch.Tensor:
         """Of the whole gradient on rank 0, which has the same one as all others."""
         gradients = list(gradients_of(self.optimizer)) if self._group.rank == 0 else []
-        return gradient_norm(gradients, self._group.device)
+        return gradient_norm(gradients, self._group.device) * self._factors.after
 
     def apply(self, factor: float) -> None:
         """One step of the user's optimizer."""
-        scale_gradients(list(gradients_of(self.optimizer)), factor)
+        scale_gradients(list(gradients_of(self.optimizer)), factor * self._factors.after)
         self.optimizer.step()
         self.discard()
 

@@ -21,9 +21,11 @@ from reknit.state.description import LocalState, StateSource
 from reknit.state.layout import StateLayout
 from reknit.strategies.base import (
     Built,
+    Factors,
     LossModule,
     Recipe,
     Strategy,
+    averaging_factors,
     build,
     gradient_norm,
     scale_gradients,
@@ -67,6 +69,13 @@ class ZeRO(Strategy):
         self._group = group
         self._sharding = sharding
         self._names = names_of(built.model)
+        # ZeRO 1 and 2 are told to add, ZeRO 3 always divides by the number of ranks.
+        self._factors = (
+            averaging_factors(group.world_size, precision)
+            if sharding is Sharding.ZERO3
+            else Factors(1.0, 1.0)
+        )
+        exact = {} if precision is Precision.FP32 else _copies(built)
         self._engine = make_engine(
             LossModule(built.model, recipe.loss, group.device, precision),
             built,
@@ -80,6 +89,9 @@ class ZeRO(Strategy):
         )
         self._zero = self._engine.optimizer
         self.optimizer = self._zero.optimizer
+        if exact:
+            # DeepSpeed makes the masters from parameters that it has already rounded.
+            self._layout().set_parameters(exact)
 
     def micro_step(
         self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
@@ -89,18 +101,17 @@ class ZeRO(Strategy):
         with stopwatch.phase("forward"):
             loss: torch.Tensor = self._engine(data)
         with stopwatch.phase("backward"):
-            # DeepSpeed divides by the number of ranks.
-            scaled = loss.float() * (factor * self._group.world_size)
+            scaled = loss.float() * (factor * self._factors.before)
             self._engine.backward(scaled, scale_wrt_gas=False)
         return loss.detach()
 
     def gradient_norm(self) -> torch.Tensor:
         """Of this rank's partition."""
-        return gradient_norm(self._gradients(), self._group.device)
+        return gradient_norm(self._gradients(), self._group.device) * self._factors.after
 
     def apply(self, factor: float) -> None:
         """One step of the user's optimizer on this rank's partition; gathers the weights."""
-        scale_gradients(self._gradients(), factor)
+        scale_gradients(self._gradients(), factor * self._factors.after)
         self._engine.step()
         assert self._engine.was_step_applied(), "DeepSpeed left out an update that was due"
         self._clear()
@@ -144,6 +155,10 @@ class ZeRO(Strategy):
     def _layout(self) -> StateLayout:
         make = sharded_layout if self._sharding is Sharding.ZERO3 else partitioned_layout
         return make(self._zero, self.model, self._names, self._group.rank, self._group.world_size)
+
+
+def _copies(built: Built) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in built.model.named_parameters()}
 
 
 def _check_divisible(recipe: Recipe, built: Built, sharding: Sharding) -> None:

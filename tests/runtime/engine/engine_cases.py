@@ -1,7 +1,8 @@
 """Small models and the two ways to train them: by Reknit's steps, and by plain torch."""
 
+import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +21,6 @@ from reknit.protocol.settings import JobSettings
 from reknit.state.description import Interval, LocalState, TensorSpec
 from reknit.strategies.base import Recipe
 from reknit.strategies.choose import make_strategy
-from reknit.strategies.deepspeed_config import scale_settings
 from reknit.strategies.scaling import ScalePolicy
 from reknit.trainer.gate import Vote
 from reknit.trainer.step import Stepper
@@ -44,8 +44,11 @@ class Case:
     clip: float | None = None
     schedule: bool = False
     optimizer: str = "AdamW"
-    learning_rate: float = 1e-3
-    deepspeed_config: Mapping[str, Json] = field(default_factory=dict)
+    learning_rate: float = 2e-3
+    policy: ScalePolicy = field(
+        default_factory=lambda: ScalePolicy(initial=2.0**24, growth_interval=6)
+    )
+    """Under FP16 the first steps overflow, and later ones whenever the scale has grown."""
     threshold: int | None = 0
     """ZeRO 3 keeps smaller parameters on every rank; 0 divides all of them."""
 
@@ -56,7 +59,7 @@ class Case:
 
     @property
     def settings(self) -> JobSettings:
-        config = dict(self.deepspeed_config)
+        config: dict[str, Json] = {}
         if self.sharding is Sharding.ZERO3 and self.threshold is not None:
             config["zero_optimization"] = {"stage3_param_persistence_threshold": self.threshold}
         return JobSettings(
@@ -142,6 +145,21 @@ class Reordered(nn.Module):
         return self.frozen(x)
 
 
+class Sometimes(nn.Module):
+    """Uses one layer in every other forward only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always = nn.Linear(9, 9)
+        self.sometimes = nn.Linear(9, 9)
+        self.count = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        x = torch.tanh(self.always(x))
+        return self.sometimes(x) if self.count % 2 else x
+
+
 def _token_loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
     tokens, targets = batch
     return cross_entropy(model(tokens).flatten(0, 1).float(), targets.flatten())
@@ -182,6 +200,7 @@ TASKS = {
     "transformer": Task(Transformer, _token_loss, _tokens),
     "tied": Task(lambda: Transformer(dropout=0.2, tied=True), _token_loss, _tokens, seeded=True),
     "reordered": Task(Reordered, _vector_loss, _vectors),
+    "sometimes": Task(Sometimes, _vector_loss, _vectors),
     "groups": Task(_equal_groups, _vector_loss, _vectors, groups=True),
 }
 
@@ -238,7 +257,7 @@ def train(group: RankGroup, case: Case, start: State | None = None) -> Run:
         plan,
         seed=0,
         precision=case.precision,
-        policy=ScalePolicy.from_deepspeed(scale_settings(case.settings.deepspeed_config)),
+        policy=case.policy,
     )
     if start is not None:
         stepper.install(start)
@@ -290,34 +309,73 @@ def assemble(shards: list[Shard]) -> State:
 
 def plain(case: Case) -> Run:
     """The same training by one process without Reknit's step, engine or wrappers."""
-    task, made = TASKS[case.model], recipe(case)
     torch.manual_seed(0)
-    model = task.model()
-    optimizer = made.optimizer([p for p in model.parameters() if p.requires_grad])
+    model, made = TASKS[case.model].model(), recipe(case)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    masters = trainable
+    dtype = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}.get(case.precision)
+    half = dtype is not None and case.sharding is not Sharding.NONE
+    if half:
+        # What DeepSpeed does: all parameters in the lower precision, masters for the trained ones.
+        masters = [nn.Parameter(p.detach().clone()) for p in trainable]
+        for p in model.parameters():
+            p.data = p.data.to(dtype)
+    optimizer = made.optimizer(masters)
     schedule = made.schedule(optimizer) if made.schedule else None
-    data = task.data()
-    order = DataOrder(len(data), 0)
+    scaler = torch.amp.GradScaler(
+        "cpu",
+        init_scale=case.policy.initial,
+        growth_interval=case.policy.growth_interval,
+        enabled=case.precision is Precision.FP16,
+    )
     run = Run([], [], [], [])
-    micro = case.plan.micro if task.seeded else case.global_batch
-    num_micro = case.global_batch // micro
     for step in range(case.steps):
+        run.scales.append(scaler.get_scale() if scaler.is_enabled() else None)
         total = 0.0
-        for index in range(num_micro):
-            first = step * case.global_batch + index * micro
-            rows = order.samples(range(first, first + micro))
-            batch = [torch.stack(part) for part in zip(*(data[row] for row in rows), strict=True)]
-            torch.manual_seed(micro_batch_seed(0, step, index))
-            loss = made.loss(model, batch) / num_micro
-            loss.backward()
+        for loss in _losses(case, model, made, step, dtype):
+            scaler.scale(loss).backward()
             total += loss.item()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if half:
+                _accumulate(trainable, masters)
+        scaler.unscale_(optimizer)
         limit = torch.inf if case.clip is None else case.clip
-        run.norms.append(float(nn.utils.clip_grad_norm_(parameters, limit)))
-        optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(masters, limit))
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
-        if schedule is not None:
+        if half:
+            for p, master in zip(trainable, masters, strict=True):
+                p.data.copy_(master.data)
+        skipped = not math.isfinite(norm)
+        if schedule is not None and not skipped:
             schedule.step()
         run.losses.append(total)
-        run.skipped.append(False)
-        run.scales.append(None)
+        run.norms.append(norm)
+        run.skipped.append(skipped)
     return run
+
+
+def _losses(
+    case: Case, model: nn.Module, made: Recipe, step: int, dtype: torch.dtype | None
+) -> Iterator[torch.Tensor]:
+    """The weighted losses of a step: of the whole batch at once where that is the same."""
+    task = TASKS[case.model]
+    data = task.data()
+    order = DataOrder(len(data), 0)
+    micro = case.plan.micro if task.seeded or dtype is not None else case.global_batch
+    for index in range(case.global_batch // micro):
+        first = step * case.global_batch + index * micro
+        rows = order.samples(range(first, first + micro))
+        batch = [torch.stack(part) for part in zip(*(data[row] for row in rows), strict=True)]
+        torch.manual_seed(micro_batch_seed(0, step, index))
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            loss = made.loss(model, batch)
+        yield loss * (micro / case.global_batch)
+
+
+def _accumulate(trainable: list[nn.Parameter], masters: list[nn.Parameter]) -> None:
+    for p, master in zip(trainable, masters, strict=True):
+        if p.grad is not None:
+            gradient = p.grad.float()
+            master.grad = gradient if master.grad is None else master.grad + gradient
+            p.grad = None

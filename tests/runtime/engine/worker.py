@@ -1,0 +1,29 @@
+"""A rank of the tests that stays: does one task after another, each in a new process group.
+
+Run with the global `connection`, which brings (function of engine_cases, rank, number of ranks,
+port, listening socket or None, arguments) and takes (result, None) or (None, traceback).
+"""
+
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import engine_cases
+
+torch.set_num_threads(1)
+warnings.simplefilter("error")
+while (task := connection.recv()) is not None:  # type: ignore[name-defined]  # noqa: F821
+    name, rank, num_ranks, port, listener, arguments = task
+    try:
+        group = engine_cases.join(rank, num_ranks, port, listener)
+        result = getattr(engine_cases, name)(group, *arguments)
+        group.close()
+    except Exception:
+        connection.send((None, traceback.format_exc()))  # type: ignore[name-defined]  # noqa: F821
+    else:
+        connection.send((result, None))  # type: ignore[name-defined]  # noqa: F821
