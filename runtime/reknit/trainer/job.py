@@ -1,5 +1,6 @@
 """The job that user code is given: makes the engine, hands out batches, keeps the books."""
 
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -254,7 +255,12 @@ class RankJob(Job):
                 total_steps=self._total_steps,
                 samples=self._plan.global_batch,
                 skipped=result.skipped,
-                metrics={**metrics, **self._logged},
+                # JSON has no other numbers.
+                metrics={
+                    name: value
+                    for name, value in {**metrics, **self._logged}.items()
+                    if math.isfinite(value)
+                },
                 seconds=stopwatch.split(),
                 memory_bytes=peak_memory_bytes(),
             )

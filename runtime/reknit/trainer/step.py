@@ -26,7 +26,7 @@ class StepResult:
 
     loss: float
     grad_norm: float
-    """Before clipping; infinite or not a number in a step that was left out."""
+    """Before clipping; infinite in a step that was left out."""
     learning_rate: float
     """Of the update that was applied or left out."""
     loss_scale: float | None
@@ -61,7 +61,8 @@ class Stepper:
         self._policy = policy
         self._scale = LossScale(policy.initial) if precision is Precision.FP16 else None
         self._schedule = Schedule(recipe.schedule, strategy.optimizer)
-        self._training(True)
+        self._has_buffers = bool(persistent_buffers(strategy.model))
+        self.evaluating(False)
 
     def step(self, batch: StepBatch, vote: Callable[[], Vote], stopwatch: Stopwatch) -> StepResult:
         """Runs and commits one step.
@@ -76,13 +77,13 @@ class Stepper:
         """
         loss = self._compute(batch, stopwatch)
         with stopwatch.phase("communication"):
-            if self.strategy.model.training:
+            if self._has_buffers:
                 self._group.broadcast(persistent_buffers(self.strategy.model).values())
             norm = float(self.strategy.gradient_norm())
             votes = exchange(replace(vote(), loss=loss, square=norm * norm), self._group)
         scale = 1.0 if self._scale is None else self._scale.value
-        norm = math.sqrt(votes.square) / scale if votes.square >= 0 else math.nan
-        finite = math.isfinite(norm)
+        finite = math.isfinite(votes.square)
+        norm = math.sqrt(votes.square) / scale if finite else math.inf
         if self._scale is None and not (finite and math.isfinite(votes.loss)):
             raise FloatingPointError(
                 f"step {self.version}: the loss is {votes.loss:g} and the norm of the gradient is "
@@ -142,10 +143,7 @@ class Stepper:
 
     def evaluating(self, evaluating: bool) -> None:
         """Switches between evaluation and training mode."""
-        self._training(not evaluating)
-
-    def _training(self, training: bool) -> None:
-        self.strategy.model.train(training)
+        self.strategy.model.train(not evaluating)
 
     def _compute(self, batch: StepBatch, stopwatch: Stopwatch) -> float:
         """Forward and backward of all micro-batches; the weighted sum of their losses."""

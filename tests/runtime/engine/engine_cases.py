@@ -350,7 +350,7 @@ def plain(case: Case) -> Run:
         if schedule is not None and not skipped:
             schedule.step()
         run.losses.append(total)
-        run.norms.append(norm)
+        run.norms.append(math.inf if skipped else norm)
         run.skipped.append(skipped)
     return run
 
