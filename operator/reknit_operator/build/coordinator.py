@@ -11,13 +11,19 @@ from reknit_operator.constants import (
     COORDINATOR_CONTAINER,
     COORDINATOR_GRACE,
     COORDINATOR_HOSTNAME,
+    LABEL_INCARNATION,
     Role,
     coordinator_name,
 )
 
 
 def build_coordinator(
-    job: DistributedTrainingJob, options: BuildOptions, *, incarnation: int, attempt: int
+    job: DistributedTrainingJob,
+    options: BuildOptions,
+    *,
+    incarnation: int,
+    attempt: int,
+    replacements: int,
 ) -> dict[str, Any]:
     """The coordinator's pod; `incarnation` must have been taken in the job's status before."""
     container: dict[str, Any] = {
@@ -32,12 +38,14 @@ def build_coordinator(
         },
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": COORDINATOR_PORT}},
     }
-    return build_pod(
+    pod = build_pod(
         job,
-        Place(Role.COORDINATOR, 0, attempt, incarnation),
+        Place(Role.COORDINATOR, 0, attempt, replacements),
         name=coordinator_name(job.metadata.name, incarnation),
         hostname=COORDINATOR_HOSTNAME,
         container=container,
         volumes=[],
         grace=COORDINATOR_GRACE,
     )
+    pod["metadata"]["labels"][LABEL_INCARNATION] = str(incarnation)
+    return pod

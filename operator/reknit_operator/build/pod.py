@@ -8,7 +8,7 @@ from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.build.metadata import child_metadata
 from reknit_operator.constants import (
     LABEL_ATTEMPT,
-    LABEL_ORDINAL,
+    LABEL_REPLACEMENT,
     LABEL_REPLICA,
     LABEL_ROLE,
     Role,
@@ -18,13 +18,13 @@ from reknit_operator.constants import (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which pod of a job is meant: role and replica stay, attempt and ordinal count up."""
+    """Which pod of a job is meant: role and replica stay, attempt and replacement count up."""
 
     role: Role
     replica: int
     attempt: int
-    ordinal: int
-    """Replacements of a worker so far; incarnation of a coordinator."""
+    replacement: int
+    """Pods that had failed in this place before."""
 
 
 def build_pod(
@@ -43,7 +43,7 @@ def build_pod(
         LABEL_ROLE: str(place.role),
         LABEL_REPLICA: str(place.replica),
         LABEL_ATTEMPT: str(place.attempt),
-        LABEL_ORDINAL: str(place.ordinal),
+        LABEL_REPLACEMENT: str(place.replacement),
     }
     spec: dict[str, Any] = {
         "restartPolicy": "Never",

@@ -14,7 +14,7 @@ import aiohttp
 from reknit.errors import ConfigurationError
 from reknit.protocol.status import CoordinatorStatus, History
 from reknit_operator.api.types import ConditionType, DistributedTrainingJob
-from reknit_operator.constants import LABEL_ORDINAL, LABEL_ROLE, Kind, Role
+from reknit_operator.constants import LABEL_INCARNATION, LABEL_ROLE, Kind, Role
 from reknit_operator.local.history import HistoryFile
 from reknit_operator.local.metrics import MetricsServer
 from reknit_operator.local.supervisor import Supervisor
@@ -213,7 +213,7 @@ class LocalSession:
             file = self._incarnation_file()
             fresh = file.with_suffix(".new")
             with fresh.open("w") as stream:
-                stream.write(labels[LABEL_ORDINAL])
+                stream.write(labels[LABEL_INCARNATION])
                 stream.flush()
                 os.fsync(stream.fileno())
             fresh.replace(file)
@@ -276,4 +276,4 @@ def _runs(pod: Object) -> bool:
 
 
 def _incarnation(pod: Object) -> int:
-    return int(pod["metadata"]["labels"][LABEL_ORDINAL])
+    return int(pod["metadata"]["labels"][LABEL_INCARNATION])

@@ -124,7 +124,7 @@ class Supervisor:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env={},
+            env={"LC_ALL": "C"},
             start_new_session=True,
         )
 

@@ -39,7 +39,7 @@ def outdated(pods: Iterable[Pod], attempt: int, current: Sequence[Pod]) -> list[
     names = {pod.ref.name for pod in current}
     old = [pod for pod in pods if pod.attempt == attempt and pod.ref.name not in names]
     newest: dict[tuple[str, int], Pod] = {}
-    for pod in sorted(old, key=lambda pod: pod.ordinal):
+    for pod in sorted(old, key=lambda pod: (pod.replacement, pod.incarnation)):
         if pod.ended:
             newest[pod.role, pod.replica] = pod
     return [pod for pod in old if pod is not newest.get((pod.role, pod.replica))]

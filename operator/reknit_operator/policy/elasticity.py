@@ -21,15 +21,12 @@ def num_required(job: DistributedTrainingJob) -> int:
 
 def fills_place(pod: Pod, job: DistributedTrainingJob, status: JobStatus) -> bool:
     """Whether `pod` is the one that its place is meant to have now, in whatever condition."""
-    if pod.attempt != status.attempts:
+    key = replica_key(pod.role, pod.replica)
+    if (pod.attempt, pod.replacement) != (status.attempts, status.replacements.get(key, 0)):
         return False
     if pod.role == Role.COORDINATOR:
-        return pod.ordinal == status.membership.incarnation
-    return (
-        pod.role == Role.WORKER
-        and pod.replica in wanted_replicas(job)
-        and pod.ordinal == status.replacements.get(replica_key(pod.role, pod.replica), 0)
-    )
+        return pod.incarnation == status.membership.incarnation
+    return pod.role == Role.WORKER and pod.replica in wanted_replicas(job)
 
 
 def current(pods: Iterable[Pod], job: DistributedTrainingJob, status: JobStatus) -> list[Pod]:

@@ -118,7 +118,7 @@ class Controller:
             if pod.role == Role.COORDINATOR and pod.address and not pod.ended
         ]
         if pods and token is not None:
-            self._poller.follow(key, max(pods, key=lambda pod: pod.ordinal).address, token)
+            self._poller.follow(key, max(pods, key=lambda pod: pod.incarnation).address, token)
         elif observed.job.status.completion_time is not None:
             self._poller.forget(key)
 

@@ -13,8 +13,9 @@ from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import (
     COORDINATOR_CONTAINER,
     LABEL_ATTEMPT,
+    LABEL_INCARNATION,
     LABEL_JOB_UID,
-    LABEL_ORDINAL,
+    LABEL_REPLACEMENT,
     LABEL_REPLICA,
     LABEL_ROLE,
     TRAINING_CONTAINER,
@@ -72,9 +73,10 @@ def parse_pod(item: Object) -> Pod | None:
     metadata, status = item["metadata"], item.get("status", {})
     labels = metadata.get("labels", {})
     try:
-        replica, attempt, ordinal = (
-            int(labels[label]) for label in (LABEL_REPLICA, LABEL_ATTEMPT, LABEL_ORDINAL)
+        replica, attempt, replacement = (
+            int(labels[label]) for label in (LABEL_REPLICA, LABEL_ATTEMPT, LABEL_REPLACEMENT)
         )
+        incarnation = int(labels.get(LABEL_INCARNATION, 0))
         role = labels[LABEL_ROLE]
         labels[LABEL_JOB_UID]
     except (KeyError, ValueError):
@@ -89,7 +91,8 @@ def parse_pod(item: Object) -> Pod | None:
         role=role,
         replica=replica,
         attempt=attempt,
-        ordinal=ordinal,
+        replacement=replacement,
+        incarnation=incarnation,
         phase=PodPhase(status.get("phase", PodPhase.PENDING)),
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         ready=_condition(status, "Ready").get("status") == "True",

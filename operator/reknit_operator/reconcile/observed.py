@@ -42,10 +42,12 @@ class Pod:
     role: str
     replica: int
     attempt: int
-    ordinal: int
-    """Replacements of a worker before this pod; incarnation of a coordinator."""
+    replacement: int
+    """Pods that had failed in its place before it."""
     phase: PodPhase
     created: datetime
+    incarnation: int = 0
+    """Of coordinators."""
     ready: bool = False
     deleted: datetime | None = None
     """When a pod being deleted must be gone: request plus grace period."""

@@ -89,20 +89,16 @@ def _restart(draft: Draft, failure: Failure) -> None:
 def _move_on(draft: Draft, failure: Failure) -> None:
     """Gives the place of a failed pod to a new one."""
     pod = failure.pod
-    if pod.role == Role.COORDINATOR:
-        _take_incarnation(draft)
-        draft.event("Warning", Reason.COORDINATOR_REPLACED, str(failure))
-        return
     key = replica_key(pod.role, pod.replica)
     replacements = dict(draft.status.replacements)
     replacements[key] = replacements.get(key, 0) + 1
     draft.update(replacements=replacements)
-    preempted = pod.deleted is not None
-    draft.event(
-        "Normal" if preempted else "Warning",
-        Reason.POD_PREEMPTED if preempted else Reason.POD_REPLACED,
-        str(failure),
-    )
+    if pod.role == Role.COORDINATOR:
+        draft.event("Warning", Reason.COORDINATOR_REPLACED, str(failure))
+    elif pod.deleted is not None:
+        draft.event("Normal", Reason.POD_PREEMPTED, str(failure))
+    else:
+        draft.event("Warning", Reason.POD_REPLACED, str(failure))
 
 
 def _make_room(draft: Draft) -> bool:
@@ -131,18 +127,7 @@ def _fill(draft: Draft) -> None:
     if not any(pod.role == Role.COORDINATOR for pod in present):
         coordinators = [pod for pod in observed.pods if pod.role == Role.COORDINATOR]
         if _may_create(draft, coordinators):
-            # The number is taken in the same write that precedes the creation, and never used for
-            # a second pod, not even when nobody can tell any more whether the first ever existed.
-            if draft.status.membership == job.status.membership:
-                _take_incarnation(draft)
-            draft.create(
-                build_coordinator(
-                    job,
-                    observed.options,
-                    incarnation=draft.status.membership.incarnation,
-                    attempt=draft.status.attempts,
-                )
-            )
+            _create_coordinator(draft)
     filled = {pod.replica for pod in present if pod.role == Role.WORKER}
     for replica in wanted_replicas(job):
         if replica in filled:
@@ -160,14 +145,28 @@ def _fill(draft: Draft) -> None:
             )
 
 
+def _create_coordinator(draft: Draft) -> None:
+    """Takes an incarnation and creates its pod.
+
+    The number is taken in the same write that precedes the creation, and never used for a second
+    pod, not even when nobody can tell any more whether the first one ever existed.
+    """
+    membership = draft.status.membership
+    incarnation = membership.incarnation + 1
+    draft.update(membership=membership.model_copy(update={"incarnation": incarnation}))
+    draft.create(
+        build_coordinator(
+            draft.job,
+            draft.observed.options,
+            incarnation=incarnation,
+            attempt=draft.status.attempts,
+            replacements=draft.status.replacements.get(replica_key(Role.COORDINATOR, 0), 0),
+        )
+    )
+
+
 def _may_create(draft: Draft, predecessors: list[Pod]) -> bool:
     """Whether a place may be filled now; if not, the draft wakes up when it may."""
     moment: datetime | None = replace_at(draft.status.failure_times, predecessors, draft.now)
     draft.wake(moment)
     return moment is None
-
-
-def _take_incarnation(draft: Draft) -> None:
-    membership = draft.status.membership
-    taken = membership.model_copy(update={"incarnation": membership.incarnation + 1})
-    draft.update(membership=taken)

@@ -91,6 +91,18 @@ def reach(store):
     return wait
 
 
+@pytest.fixture
+def ready(tmp_path):
+    """Code with which a process says that it has got so far, and how to wait for that."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async def wait():
+        await asyncio.wait_for(asyncio.to_thread(fifo.read_bytes), 30)
+
+    return f"open({str(fifo)!r}, 'wb').close(); ", wait
+
+
 def in_phase(*phases):
     return lambda status: status["phase"] in phases
 
@@ -160,18 +172,6 @@ async def test_a_waiting_pod_can_be_deleted(store, kubelet, reach, force):
     await reach(in_phase("Gone"))
 
 
-@pytest.fixture
-def ready(tmp_path):
-    """Code with which a process says that it has got so far, and how to wait for that."""
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-
-    async def wait():
-        await asyncio.wait_for(asyncio.to_thread(fifo.read_bytes), 30)
-
-    return f"open({str(fifo)!r}, 'wb').close(); ", wait
-
-
 async def test_deletion_gives_notice(store, kubelet, reach, ready, tmp_path):
     say_ready, wait_until_ready = ready
     code = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {15}); "
@@ -202,9 +202,10 @@ async def test_an_ended_pod_stays_until_it_is_deleted(store, kubelet, reach):
     await reach(in_phase("Gone"))
 
 
-async def test_forced_deletion_kills(store, kubelet, reach):
-    created = await store.create(python("import signal; signal.pause()"))
-    await reach(in_phase("Running"))
+async def test_forced_deletion_kills(store, kubelet, ready):
+    say_ready, wait_until_ready = ready
+    created = await store.create(python(f"import signal; {say_ready}signal.pause()"))
+    await wait_until_ready()
     (pid,) = set(find({ENV_SESSION: SESSION, "REKNIT_POD_NAME": "p"}))
     descriptor = os.pidfd_open(pid)
     await store.delete(ref_of(created), force=True)
@@ -232,10 +233,11 @@ async def test_the_end_of_the_kubelet_ends_its_pods(store, kubelet, reach):
     assert list(find({ENV_SESSION: SESSION})) == []
 
 
-async def test_pods_ignore_the_terminals_interrupt(store, kubelet, reach):
+async def test_pods_ignore_the_terminals_interrupt(store, kubelet, reach, ready):
     """They are in sessions of their own, so Ctrl-C reaches the host alone."""
-    await store.create(python("import signal; signal.pause()"))
-    await reach(in_phase("Running"))
+    say_ready, wait_until_ready = ready
+    await store.create(python(f"import signal; {say_ready}signal.pause()"))
+    await wait_until_ready()
     (pid,) = set(find({ENV_SESSION: SESSION}))
     assert os.getsid(pid) == pid != os.getsid(0)
     os.kill(pid, signal.SIGKILL)

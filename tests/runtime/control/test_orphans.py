@@ -110,15 +110,17 @@ def test_only_marked_processes_are_killed(sleeper):
     assert kill(mine.pid, {"MARK": "a"}) is False
 
 
-def test_a_sweep_takes_in_what_is_started_meanwhile(tmp_path):
-    """A chain of processes, each of which starts the next one when it is about to be killed."""
-    chain = "sleep 600 & sleep 600 & wait"
-    process = subprocess.Popen(["sh", "-c", chain], env={**os.environ, "MARK": "chain"})
+def test_a_sweep_takes_in_descendants():
+    process = subprocess.Popen(
+        ["sh", "-c", "sleep 600 & sleep 600 & echo ready; wait"],
+        env={**os.environ, "MARK": "family"},
+        stdout=subprocess.PIPE,
+    )
     try:
-        while len(set(find({"MARK": "chain"}))) < 3:
-            assert process.poll() is None
-        assert sweep({"MARK": "chain"}) == 3
-        assert set(find({"MARK": "chain"})) == set()
+        assert process.stdout.readline() == b"ready\n"
+        assert sweep({"MARK": "family"}) == 3
+        assert set(find({"MARK": "family"})) == set()
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()

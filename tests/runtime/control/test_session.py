@@ -89,7 +89,7 @@ async def test_the_loss_of_operator_coordinator_and_worker(
     replacement = (await stage.ready("job-worker-1-1"))["job-worker-1-1"]
     os.kill(notes["job-worker-0"]["pid"], 0)  # it still lives
     assert session.job().status.failures == {ExitClass.KILLED: 2}
-    assert session.job().status.replacements == {"worker-1": 1}
+    assert session.job().status.replacements == {"worker-1": 1, "coordinator-0": 1}
     signal_pod(notes["job-worker-0"])
     signal_pod(replacement)
     async with patience():

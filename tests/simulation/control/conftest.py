@@ -8,7 +8,13 @@ import pytest
 from reknit.protocol.outcome import AGENT_EXIT_CODES, Conclusion, ExitClass
 from reknit_operator.api.types import DistributedTrainingJob, Metadata
 from reknit_operator.build.options import BuildOptions
-from reknit_operator.constants import LABEL_ATTEMPT, LABEL_ORDINAL, LABEL_REPLICA, LABEL_ROLE, Kind
+from reknit_operator.constants import (
+    LABEL_ATTEMPT,
+    LABEL_INCARNATION,
+    LABEL_REPLICA,
+    LABEL_ROLE,
+    Kind,
+)
 from reknit_operator.local import podstatus
 from reknit_operator.local.store import ObjectStore
 from reknit_operator.reconcile.cache import Cache
@@ -65,7 +71,7 @@ class WatchedStore(ObjectStore):
         assert "completionTime" not in status, "a finished job got a pod"
         assert labels[LABEL_ATTEMPT] == str(status["attempts"])
         if role == "coordinator":
-            assert status["membership"]["incarnation"] >= int(labels[LABEL_ORDINAL])
+            assert status["membership"]["incarnation"] >= int(labels[LABEL_INCARNATION])
             assert name not in self.pod_names, f"{name} was created twice"
         rivals = [
             pod["metadata"]["name"]

@@ -112,7 +112,7 @@ def test_an_operator_that_has_missed_a_write_of_another_one_does_nothing(make_wo
     world.settle()
     status = world.job().status
     assert status.failures == {ExitClass.KILLED: 2}
-    assert status.replacements == {"worker-1": 1}
+    assert status.replacements == {"worker-1": 1, "coordinator-0": 1}
 
 
 def test_a_quick_resumption_waits_for_the_pods_of_before(make_world):

@@ -63,7 +63,7 @@ def test_a_life_without_crashes(make_world):
     succeeded, failures, replacements, attempts, charged, running, workers = verdict(world)
     assert succeeded == "True"
     assert failures == {ExitClass.KILLED: 2, ExitClass.PREEMPTED: 1}
-    assert replacements == {"worker-1": 1, "worker-0": 1}
+    assert replacements == {"coordinator-0": 1, "worker-1": 1, "worker-0": 1}
     assert (attempts, charged, running) == (1, 2, [])
     assert workers == ["gpt-worker-0", "gpt-worker-0-1", "gpt-worker-1", "gpt-worker-1-1"]
 

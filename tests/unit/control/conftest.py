@@ -27,20 +27,20 @@ def _job(*, status: JobStatus | None = None, name: str = "gpt", **spec) -> Distr
     )
 
 
-def _worker(replica: int = 0, *, attempt: int = 1, ordinal: int = 0, **fields) -> Pod:
-    name = worker_name("gpt", replica, attempt=attempt, replacements=ordinal)
+def _worker(replica: int = 0, *, attempt: int = 1, replacement: int = 0, **fields) -> Pod:
+    name = worker_name("gpt", replica, attempt=attempt, replacements=replacement)
     fields = {"phase": PodPhase.RUNNING, "ready": True, "created": NOW, **fields}
     ref = Ref(Kind.POD, "default", name, f"uid-{name}")
     if PodPhase(fields["phase"]) in (PodPhase.SUCCEEDED, PodPhase.FAILED):
         fields["ready"] = False
-    return Pod(ref, "worker", replica, attempt, ordinal, **fields)
+    return Pod(ref, "worker", replica, attempt, replacement, **fields)
 
 
-def _coordinator(incarnation: int = 1, *, attempt: int = 1, **fields) -> Pod:
+def _coordinator(incarnation: int = 1, *, attempt: int = 1, replacement: int = 0, **fields) -> Pod:
     name = coordinator_name("gpt", incarnation)
     fields = {"phase": PodPhase.RUNNING, "ready": True, "created": NOW, **fields}
     ref = Ref(Kind.POD, "default", name, f"uid-{name}")
-    return Pod(ref, "coordinator", 0, attempt, incarnation, **fields)
+    return Pod(ref, "coordinator", 0, attempt, replacement, incarnation=incarnation, **fields)
 
 
 def _conclusion(exit_class: ExitClass, *, traceback: str | None = None) -> Conclusion:

@@ -32,7 +32,7 @@ def test_every_child_is_owned_by_the_job_and_carries_its_uid(make_job):
         build_secret(job, "t"),
         build_service(job),
         worker(job),
-        build_coordinator(job, OPTIONS, incarnation=1, attempt=1),
+        build_coordinator(job, OPTIONS, incarnation=1, attempt=1, replacements=0),
     ]
     for child in children:
         (owner,) = child["metadata"]["ownerReferences"]
@@ -59,7 +59,7 @@ def test_worker_identity(make_job):
     labels = pod["metadata"]["labels"]
     shown = {name.removeprefix("reknit.dev/"): value for name, value in labels.items()}
     assert (shown["role"], shown["replica"]) == ("worker", "1")
-    assert (shown["attempt"], shown["ordinal"]) == ("2", "3")
+    assert (shown["attempt"], shown["replacement"]) == ("2", "3")
     assert pod["spec"]["hostname"] == "worker-1"
 
 
@@ -75,7 +75,10 @@ def test_worker_environment(make_job):
 
 
 def test_coordinator_knows_its_incarnation_and_has_a_lasting_dns_name(make_job):
-    pods = [build_coordinator(make_job(), OPTIONS, incarnation=n, attempt=1) for n in (1, 2)]
+    pods = [
+        build_coordinator(make_job(), OPTIONS, incarnation=n, attempt=1, replacements=0)
+        for n in (1, 2)
+    ]
     assert [pod["metadata"]["name"][-1] for pod in pods] == ["1", "2"]
     assert [environment(pod)["REKNIT_INCARNATION"]["value"] for pod in pods] == ["1", "2"]
     assert {pod["spec"]["hostname"] for pod in pods} == {"coordinator"}
@@ -84,7 +87,7 @@ def test_coordinator_knows_its_incarnation_and_has_a_lasting_dns_name(make_job):
 def test_pods_keep_the_restricted_standard(make_job):
     for pod in (
         worker(make_job()),
-        build_coordinator(make_job(), OPTIONS, incarnation=1, attempt=1),
+        build_coordinator(make_job(), OPTIONS, incarnation=1, attempt=1, replacements=0),
     ):
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False

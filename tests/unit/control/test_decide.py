@@ -106,7 +106,7 @@ def test_a_failure_is_counted_once(settled, make_worker, now):
     lost = make_worker(1, phase=PodPhase.FAILED, exit_code=137)
     later = now + timedelta(seconds=5)
     status = decide(settled(lost), later).status
-    again = decide(settled(lost, make_worker(1, ordinal=1), status=status), later)
+    again = decide(settled(lost, make_worker(1, replacement=1), status=status), later)
     assert again.status is None or again.status.failures == {ExitClass.KILLED: 1}
     assert created(again) == []
 
@@ -126,7 +126,7 @@ def test_a_drained_pod_is_replaced_without_cost(settled, make_worker, now):
 def test_a_pod_that_never_goes_is_forced_out(settled, make_worker, now):
     stuck = make_worker(0, deleted=now)
     status = decide(settled(stuck), now + timedelta(seconds=2)).status
-    plan = decide(settled(stuck, make_worker(0, ordinal=1), status=status), now + STUCK_AFTER)
+    plan = decide(settled(stuck, make_worker(0, replacement=1), status=status), now + STUCK_AFTER)
     assert [(gone.ref.name, gone.force) for gone in plan.deletes] == [("gpt-worker-0", True)]
 
 
@@ -250,7 +250,23 @@ def test_a_dead_coordinator_gets_a_successor_and_training_is_left_alone(
     assert deleted(plan) == []
     assert plan.status is not None
     assert plan.status.membership.incarnation == 2
-    assert plan.creates[0]["metadata"]["labels"]["reknit.dev/ordinal"] == "2"
+    assert plan.creates[0]["metadata"]["labels"]["reknit.dev/incarnation"] == "2"
+
+
+def test_a_coordinator_that_has_to_wait_takes_its_number_when_it_comes(
+    settled, make_coordinator, now
+):
+    dead = make_coordinator(phase=PodPhase.FAILED, exit_code=1)
+    waiting = decide(settled(dead), now)
+    assert created(waiting) == []
+    assert waiting.requeue_after == timedelta(seconds=1)
+    assert waiting.status is not None
+    assert waiting.status.membership.incarnation == 1
+    assert waiting.status.replacements == {"coordinator-0": 1}
+    plan = decide(settled(dead, status=waiting.status), now + timedelta(seconds=1))
+    assert created(plan) == ["gpt-coordinator-2"]
+    assert plan.status is not None
+    assert plan.status.failures == {ExitClass.INFRASTRUCTURE: 1}
 
 
 def test_an_incarnation_is_never_used_for_a_second_pod(settled, make_worker, now):

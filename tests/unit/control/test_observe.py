@@ -35,7 +35,7 @@ def container(**state):
 def test_identity_comes_from_labels(worker):
     pod = parse_pod(worker())
     assert pod is not None
-    assert (pod.role, pod.replica, pod.attempt, pod.ordinal) == ("worker", 1, 2, 3)
+    assert (pod.role, pod.replica, pod.attempt, pod.replacement) == ("worker", 1, 2, 3)
     assert (pod.phase, pod.ready, pod.ref.uid) == (PodPhase.PENDING, False, "u")
     assert pod.created == datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -105,7 +105,7 @@ def test_observe_sorts_children_and_leaves_out_those_of_others(make_job, now):
     children = [
         build_worker(job, OPTIONS, 1, attempt=1, replacements=0),
         build_worker(job, OPTIONS, 0, attempt=1, replacements=0),
-        build_coordinator(job, OPTIONS, incarnation=1, attempt=1),
+        build_coordinator(job, OPTIONS, incarnation=1, attempt=1, replacements=0),
         build_service(job),
         build_secret(job, "t"),
         build_worker(namesake, OPTIONS, 7, attempt=1, replacements=0),

@@ -120,9 +120,9 @@ def test_a_pod_on_a_dead_node_is_forced_out(make_worker, now):
 
 
 def test_newest_ended_pod_is_kept_for_its_logs(make_worker):
-    old = [make_worker(0, ordinal=n, phase=PodPhase.FAILED) for n in range(3)]
-    hanging = make_worker(1, ordinal=0)
-    present = [make_worker(0, ordinal=3), make_worker(1, ordinal=1)]
+    old = [make_worker(0, replacement=n, phase=PodPhase.FAILED) for n in range(3)]
+    hanging = make_worker(1, replacement=0)
+    present = [make_worker(0, replacement=3), make_worker(1, replacement=1)]
     gone = outdated([*old, hanging, *present], 1, present)
     assert gone == [old[0], old[1], hanging]
 
@@ -133,12 +133,12 @@ def test_places(make_job, make_worker, make_coordinator):
     )
     wanted = [
         make_worker(0, attempt=2),
-        make_worker(1, attempt=2, ordinal=3),
+        make_worker(1, attempt=2, replacement=3),
         make_coordinator(4, attempt=2),
     ]
     others = [
         make_worker(0, attempt=1),
-        make_worker(1, attempt=2, ordinal=2),
+        make_worker(1, attempt=2, replacement=2),
         make_worker(2, attempt=2),
         make_coordinator(3, attempt=2),
         make_coordinator(4, attempt=1),
