@@ -93,6 +93,10 @@ class Run:
         """Waits until the history holds this step."""
         self._wait(lambda: any(record["step"] >= step for record in self.steps()))
 
+    def wait_for_events(self, reason: str, number: int = 1) -> None:
+        """Waits until the history holds so many events of one kind."""
+        self._wait(lambda: len(self.events(reason)) >= number)
+
     def wait_for_process(self, command: str) -> list["Process"]:
         """Waits until a process of the run has `command` in its command line; all of the run's."""
 

@@ -46,6 +46,11 @@ def set_title(title: str) -> None:
     _prctl(_PR_SET_NAME, title.encode()[:15])
 
 
+def has_accelerator() -> bool:
+    """Whether this machine has a driver for accelerators: NVIDIA's, AMD's or another."""
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "accel"))
+
+
 def num_threads() -> int:
     """Threads of this process, those of libraries included."""
     return len(list(Path("/proc/self/task").iterdir()))

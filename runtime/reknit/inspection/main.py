@@ -15,15 +15,30 @@ def inspect(settings: JobSettings) -> Inspection | InspectionFailure:
         return _inspect(settings)
     except ConfigurationError as error:
         return InspectionFailure(problems=(str(error),))
-    except (Exception, SystemExit) as error:
-        # Imported late, with torch: this is the only thing here that needs it before the function.
-        from reknit.rank.failure import report
-
-        told = report(error, None)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            return _raised(settings, error)
+        # Before the first step that is what the job reads: its data, or weights to start from.
         return InspectionFailure(
-            problems=(f"{FUNCTION_PATH}: {settings.function} raised {told.exception}",),
-            traceback=told.traceback,
+            problems=(
+                f"{FUNCTION_PATH}: {settings.function} cannot use {error.filename}: "
+                f"{error.strerror}",
+            )
         )
+    except (Exception, SystemExit) as error:
+        return _raised(settings, error)
+
+
+def _raised(settings: JobSettings, error: BaseException) -> InspectionFailure:
+    """An exception of the user's function, with its traceback."""
+    # Imported late, with torch: this is the only thing here that needs it before the function.
+    from reknit.rank.failure import report
+
+    told = report(error, None)
+    return InspectionFailure(
+        problems=(f"{FUNCTION_PATH}: {settings.function} raised {told.exception}",),
+        traceback=told.traceback,
+    )
 
 
 def _inspect(settings: JobSettings) -> Inspection | InspectionFailure:

@@ -13,7 +13,14 @@ from reknit.trainer.errors import CheckpointError
 
 
 def report(error: BaseException, step: int | None) -> ErrorReport:
-    """The exception as Python would show it had Reknit not been there."""
+    """The exception as Python would show it had Reknit not been there.
+
+    A wrong configuration is told by its sentence alone.
+    """
+    if isinstance(error, ConfigurationError):
+        return ErrorReport(
+            exception=str(error), traceback=str(error), step=step, exit_class=classify(error)
+        )
     trimmed = traceback.TracebackException.from_exception(error)
     _trim(trimmed, seen=set())
     last_line = list(trimmed.format_exception_only())[-1]

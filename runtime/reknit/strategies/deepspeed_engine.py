@@ -13,7 +13,8 @@ from reknit.protocol.base import Json
 from reknit.strategies.base import Built
 
 # Decided when deepspeed is imported; without it, DeepSpeed guesses from what is installed.
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+if "DS_ACCELERATOR" not in os.environ:
+    os.environ["DS_ACCELERATOR"] = "cuda" if torch.cuda.is_available() else "cpu"
 
 with warnings.catch_warnings():
     # Deprecations within its own imports are none of the user's business.

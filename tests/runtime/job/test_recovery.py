@@ -21,10 +21,16 @@ def spec(sharding: str, **config: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("sharding", ["None", "ZeRO2"])
-def test_a_killed_rank_leaves_no_trace_in_losses_and_weights(cli: Cli, sharding: str) -> None:
-    manifest = cli.manifest(**spec(sharding), workers=TWO_PODS)
+def test_a_killed_rank_leaves_no_trace_in_losses_and_weights(
+    cli: Cli, sharding: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    manifest = cli.manifest(**spec(sharding, wait_for=str(gate), wait_step=8), workers=TWO_PODS)
+    disturbed = cli.start(manifest, "--kill", "2@7")
+    disturbed.wait_for_events("RankExited")
+    gate.touch()
+    disturbed.finish()
     undisturbed = cli.run(manifest)
-    disturbed = cli.run(manifest, "--kill", "2@7")
     assert undisturbed.process.returncode == disturbed.process.returncode == 0, disturbed.output
     assert disturbed.losses() == undisturbed.losses()
     assert disturbed.weights() == undisturbed.weights()
