@@ -48,6 +48,8 @@ class Channel:
         """
         message = next(self._messages(), None)
         if not isinstance(message, Assign):
+            self._lines.close()
+            self._connection.close()
             raise ConnectionError("the agent gave this rank no place")
         for thread in self._threads:
             thread.start()
