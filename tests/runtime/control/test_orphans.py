@@ -29,6 +29,9 @@ async def host():
 asyncio.run(host())
 """
 
+FAMILY = f"family-{os.getpid()}"
+MINE = f"mine-{os.getpid()}"
+
 MANIFEST = """
 apiVersion: reknit.dev/v1alpha1
 kind: DistributedTrainingJob
@@ -99,27 +102,27 @@ def sleeper():
 
 
 def test_only_marked_processes_are_killed(sleeper):
-    mine, other, neither = sleeper(MARK="a", TWO="1"), sleeper(MARK="ab"), sleeper()
-    assert kill(other.pid, {"MARK": "a"}) is False
-    assert kill(neither.pid, {"MARK": "a"}) is False
-    assert set(find({"MARK": "a", "TWO": "1"})) == {mine.pid}
-    assert sweep({"MARK": "a"}) == 1
+    mine, other, neither = sleeper(MARK=MINE, TWO="1"), sleeper(MARK=MINE + "x"), sleeper()
+    assert kill(other.pid, {"MARK": MINE}) is False
+    assert kill(neither.pid, {"MARK": MINE}) is False
+    assert set(find({"MARK": MINE, "TWO": "1"})) == {mine.pid}
+    assert sweep({"MARK": MINE}) == 1
     assert mine.wait(30) == -signal.SIGKILL
     assert (other.poll(), neither.poll()) == (None, None)
-    assert sweep({"MARK": "a"}) == 0
-    assert kill(mine.pid, {"MARK": "a"}) is False
+    assert sweep({"MARK": MINE}) == 0
+    assert kill(mine.pid, {"MARK": MINE}) is False
 
 
 def test_a_sweep_takes_in_descendants():
     process = subprocess.Popen(
         ["sh", "-c", "sleep 600 & sleep 600 & echo ready; wait"],
-        env={**os.environ, "MARK": "family"},
+        env={**os.environ, "MARK": FAMILY},
         stdout=subprocess.PIPE,
     )
     try:
         assert process.stdout.readline() == b"ready\n"
-        assert sweep({"MARK": "family"}) == 3
-        assert set(find({"MARK": "family"})) == set()
+        assert sweep({"MARK": FAMILY}) == 3
+        assert set(find({"MARK": FAMILY})) == set()
     finally:
         process.kill()
         process.wait()
