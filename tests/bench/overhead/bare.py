@@ -14,10 +14,10 @@ from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
-from reknit.data.order import DataOrder
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
+from reknit.data.order import DataOrder
 from reknit.layout import BatchPlan
 from workload import Config, corpus, make_model, make_optimizer, next_byte_loss
 
