@@ -12,7 +12,6 @@ from typing import Final
 
 from reknit.agent import linux, wire
 from reknit.agent.events import Ended, Ready, Started
-from reknit.layout import Sharding
 from reknit.protocol.outcome import ErrorReport, ExitClass
 from reknit.protocol.settings import ENV_TOKEN, JobSettings
 
@@ -30,9 +29,10 @@ def forkserver_environment(inherited: dict[str, str], settings: JobSettings) -> 
     defaults = dict(_DEFAULTS)
     if settings.processes_per_worker > 1:
         defaults["OMP_NUM_THREADS"] = "1"
-    if settings.sharding is not Sharding.NONE and not linux.has_accelerator():
-        # Left to itself, DeepSpeed asks CUDA for devices, after which nothing can be forked.
-        defaults["DS_ACCELERATOR"] = "cpu"
+    if not linux.has_accelerator():
+        # DeepSpeed and others ask CUDA for devices as they are imported, after which nothing can
+        # be forked. Told that there are none, torch does not ask.
+        defaults |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     kept = {name: value for name, value in inherited.items() if name != ENV_TOKEN}
     return defaults | kept
 

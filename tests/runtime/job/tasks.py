@@ -1,6 +1,7 @@
 """Training functions of the tests, as a user would write them."""
 
 import os
+import resource
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class Config:
     wait_for: str | None = None
     """A file; steps from `wait_step` on wait for it to appear."""
     wait_step: int = 1_000_000
+    full_until: int = 0
+    """The step before which no file can be written, as on a full disk."""
 
 
 def network(width: int) -> nn.Module:
@@ -72,6 +75,12 @@ def cause_trouble(config: Config) -> None:
     raise Trouble("the user's own mistake")
 
 
+def fill_disk(full: bool) -> None:
+    """Lets writes of this process fail, or succeed again."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else hard, hard))
+
+
 def wait_for_file(config: Config) -> None:
     """Waits until the file that the configuration names exists."""
     assert config.wait_for is not None
@@ -91,6 +100,8 @@ def train(job: reknit.Job, config: Config) -> None:
     for batch in job.batches(data, steps=config.steps, epochs=config.epochs):
         if batch.step == config.fail_step and config.fail_rank in (-1, job.rank):
             cause_trouble(config)
+        if config.full_until:
+            fill_disk(batch.step < config.full_until)
         if batch.step >= config.wait_step:
             wait_for_file(config)
         engine.train_step(batch)

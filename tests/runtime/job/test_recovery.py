@@ -34,6 +34,9 @@ def test_a_killed_rank_leaves_no_trace_in_losses_and_weights(
     assert undisturbed.process.returncode == disturbed.process.returncode == 0, disturbed.output
     assert disturbed.losses() == undisturbed.losses()
     assert disturbed.weights() == undisturbed.weights()
+    logs = [file.read_text() for file in disturbed.run_dir.glob("logs/*-worker-*.log")]
+    assert len(logs) == 2
+    assert not any("processes are started cold" in log for log in logs)
     assert len(disturbed.events("GenerationBegun")) == 2
     assert [event["rank"] for event in disturbed.events("RankExited")] == [2]
 
@@ -128,3 +131,13 @@ def test_processes_of_a_command_are_restarted_as_a_group(cli: Cli, tmp_path: Pat
     assert run.process.returncode == 0, run.output + run.errors
     assert {"1-0", "1-1"} <= {file.name for file in tmp_path.glob("?-?")}
     assert all(file.read_text() == "2" for file in tmp_path.glob("?-?"))
+
+
+def test_training_goes_on_when_the_disk_is_full(cli: Cli) -> None:
+    run = cli.run(cli.manifest(**spec("None", full_until=6)))
+    assert run.process.returncode == 0, run.output + run.errors
+    [failed] = run.events("CheckpointFailed")
+    assert failed["step"] == 4
+    assert [event["step"] for event in run.events("Checkpointed")] == [8, 12]
+    assert sorted(run.losses()) == list(range(1, 13))
+    assert "CheckpointFailed" in run.output
