@@ -21,6 +21,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import deepspeed.comm
     import deepspeed.comm.comm
+
+    # DeepSpeed imports these two in the first engine and the first reduction, which takes seconds;
+    # here it happens once in the process that all ranks are forked from.
+    import deepspeed.module_inject.auto_ep_layer
+    import deepspeed.runtime.zero.muon.muon_optimizer
     import deepspeed.utils.groups
     from deepspeed.runtime.config import DeepSpeedConfig
     from deepspeed.runtime.engine import DeepSpeedEngine

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -104,12 +105,15 @@ def run_ranks(workers: Workers) -> RunRanks:
 
 @pytest.fixture(scope="session")
 def plain_run() -> Callable[[Case], Run]:
-    """The run of one plain process, computed once per case."""
+    """The run of one plain process, computed once per case, with one thread like a rank."""
     known: dict[Case, Run] = {}
+    num_threads = torch.get_num_threads()
 
     def run(case: Case) -> Run:
         if case not in known:
+            torch.set_num_threads(1)
             known[case] = plain(case)
+            torch.set_num_threads(num_threads)
         return known[case]
 
     return run

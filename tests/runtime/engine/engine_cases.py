@@ -14,6 +14,7 @@ from reknit.data.datasets import Arrays
 from reknit.data.loader import StepLoader
 from reknit.data.order import DataOrder
 from reknit.data.seeds import micro_batch_seed
+from reknit.errors import ConfigurationError
 from reknit.layout import BatchPlan, Precision, Sharding
 from reknit.protocol.base import Endpoint, Generation, Json
 from reknit.protocol.ranks import Assign
@@ -52,6 +53,9 @@ class Case:
     threshold: int | None = 0
     """ZeRO 3 keeps smaller parameters on every rank; 0 divides all of them."""
 
+    deepspeed: tuple[tuple[str, Json], ...] = ()
+    """Items of the user's DeepSpeed configuration."""
+
     @property
     def plan(self) -> BatchPlan:
         micro = self.micro or self.global_batch // (self.num_ranks * self.accumulation)
@@ -59,7 +63,7 @@ class Case:
 
     @property
     def settings(self) -> JobSettings:
-        config: dict[str, Json] = {}
+        config: dict[str, Json] = dict(self.deepspeed)
         if self.sharding is Sharding.ZERO3 and self.threshold is not None:
             config["zero_optimization"] = {"stage3_param_persistence_threshold": self.threshold}
         return JobSettings(
@@ -145,6 +149,18 @@ class Reordered(nn.Module):
         return self.frozen(x)
 
 
+class Scalar(nn.Module):
+    """With a parameter that has no dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(9, 9)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * self.scale
+
+
 class Sometimes(nn.Module):
     """Uses one layer in every other forward only."""
 
@@ -200,6 +216,8 @@ TASKS = {
     "transformer": Task(Transformer, _token_loss, _tokens),
     "tied": Task(lambda: Transformer(dropout=0.2, tied=True), _token_loss, _tokens, seeded=True),
     "reordered": Task(Reordered, _vector_loss, _vectors),
+    "scalar": Task(Scalar, _vector_loss, _vectors),
+    "empty group": Task(lambda: nn.Linear(9, 9), _vector_loss, _vectors, groups=True),
     "sometimes": Task(Sometimes, _vector_loss, _vectors),
     "groups": Task(_equal_groups, _vector_loss, _vectors, groups=True),
 }
@@ -211,7 +229,7 @@ def recipe(case: Case) -> Recipe:
     def optimizer(params: list[nn.Parameter]) -> torch.optim.Optimizer:
         groups: list[object] = list(params)
         if task.groups:
-            half = len(params) // 2
+            half = 0 if case.model == "empty group" else len(params) // 2
             groups = [
                 {"params": params[:half], "lr": case.learning_rate},
                 {"params": params[half:], "lr": case.learning_rate / 4, "weight_decay": 0.0},
@@ -284,6 +302,15 @@ def train(group: RankGroup, case: Case, start: State | None = None) -> Run:
     return run
 
 
+def refusal(group: RankGroup, case: Case) -> str:
+    """The sentence with which the strategy refuses to be made."""
+    try:
+        make_strategy(recipe(case), case.settings, group, case.plan)
+    except ConfigurationError as error:
+        return str(error)
+    raise AssertionError("nothing was refused")
+
+
 def _copy(state: LocalState) -> Shard:
     pieces = [(piece.name, piece.interval.start, piece.data.clone()) for piece in state.written]
     return Shard(dict(state.specs), pieces, dict(state.scalars))
@@ -337,6 +364,10 @@ def plain(case: Case) -> Run:
             total += loss.item()
             if half:
                 _accumulate(trainable, masters)
+        if case.sharding is not Sharding.NONE:
+            # A flat tensor is updated whole: what goes unused has a gradient of zero there.
+            for master in masters:
+                master.grad = torch.zeros_like(master) if master.grad is None else master.grad
         scaler.unscale_(optimizer)
         limit = torch.inf if case.clip is None else case.clip
         norm = float(nn.utils.clip_grad_norm_(masters, limit))

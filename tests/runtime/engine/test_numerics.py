@@ -78,8 +78,9 @@ def test_clipping_and_schedules_are_those_of_torch(run_ranks, plain_run, shardin
     assert min(expected.norms) > 0.02, "nothing was clipped"
 
 
-def test_a_parameter_that_goes_unused_is_left_alone(run_ranks, plain_run):
-    for sharding in (Sharding.NONE, Sharding.ZERO2, Sharding.ZERO3):
-        case = Case(model="sometimes", sharding=sharding, steps=8)
-        run = run_ranks("train", 2, case)[0]
-        assert max(relative_errors(run.losses, plain_run(case).losses)) <= 1e-6, sharding
+@pytest.mark.parametrize("sharding", Sharding)
+def test_a_parameter_may_go_unused_in_a_step(run_ranks, plain_run, sharding):
+    """It is left alone, under ZeRO updated with a gradient of zero; never with an older one."""
+    case = Case(model="sometimes", sharding=sharding, steps=8)
+    run = run_ranks("train", 2, case)[0]
+    assert max(relative_errors(run.losses, plain_run(case).losses)) <= 1e-6
