@@ -200,6 +200,7 @@ def test_ranks_leave_together_and_others_go_on(start, settings, tmp_path, shardi
     found = ranks[0].all(StepDone) + later[0].all(StepDone)
     assert [message.step for message in found] == list(range(1, 9))
     assert [message.metrics for message in found] == [message.metrics for message in expected]
+    assert later[0].all(Evaluated) == whole[0].all(Evaluated)
     ledger = committed(tmp_path / "ledger")
     assert sorted(ledger) == list(range(1, 9))
     # Five steps are an epoch.
@@ -215,6 +216,9 @@ def test_a_finished_job_that_is_run_again_has_nothing_to_do(start, settings, tmp
     again = start(settings, 2, counter=2)
     assert [rank.until(Finished).step for rank in again] == [8, 8]
     assert not again[0].all(StepDone) + again[0].all(Checkpointed)
+    for found, expected in zip(again[0].all(Evaluated), first[0].all(Evaluated), strict=True):
+        # Two ranks share what one rank evaluated alone.
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-6)
     assert model.exists()
 
 
