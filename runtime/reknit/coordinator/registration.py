@@ -72,9 +72,10 @@ def _refusal(state: Membership, message: Register) -> Refuse | None:
         for agent in state.agents.values()
         if agent.replica == message.replica and agent.name != message.agent
     ]
-    if holders:
-        # One that was given up and comes back finds its place taken. A replacement that comes
-        # early waits until its predecessor is given up.
+    if holders and state.conclusion is None:
+        # After the end, whoever comes is told of it. Until then, one that was given up and comes
+        # back finds its place taken, and a replacement that comes early waits until its
+        # predecessor is given up.
         text = f"worker {message.replica} is {holders[0]}"
         return Refuse(reason=text, final=message.agent in state.departed)
     return None

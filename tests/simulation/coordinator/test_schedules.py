@@ -1,4 +1,4 @@
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reknit.protocol.outcome import ExitClass
@@ -25,6 +25,8 @@ def schedules(kinds, max_size=5):
     )
 
 
+# All agents die when the conclusion is on its way to them; their replacements must hear of it.
+@example(0, [(5.0, "kill agent", 0), (5.0, "kill agent", 0), (4.75, "kill agent", 0)], 0.5)
 @settings(max_examples=25, deadline=None)
 @given(seeds, schedules(AGENT_FAULTS), st.floats(0.001, 0.5))
 def test_a_job_survives_any_schedule_of_losses(world, fault, seed, schedule, max_delay) -> None:
