@@ -15,10 +15,15 @@ from reknit.agent.config import DEFAULT_TARGET
 from reknit.agent.linux import num_threads
 from reknit.errors import ConfigurationError
 from reknit.layout import Sharding
-from reknit.protocol.outcome import ErrorReport, ExitClass
+from reknit.protocol.outcome import (
+    MAX_EXCEPTION_CHARACTERS,
+    MAX_TRACEBACK_CHARACTERS,
+    ErrorReport,
+    ExitClass,
+    sendable,
+)
 from reknit.protocol.settings import JobSettings
 
-MAX_TRACEBACK_CHARACTERS: Final = 16_000
 _PACKAGE: Final = f"{Path(__file__).parent.parent}{os.sep}"
 
 
@@ -79,8 +84,8 @@ def report(error: BaseException) -> ErrorReport:
         frames = frames.tb_next
     lines = traceback.format_exception(type(error), error, frames)
     return ErrorReport(
-        exception=lines[-1].strip()[:1000],
-        traceback="".join(lines).rstrip()[-MAX_TRACEBACK_CHARACTERS:],
+        exception=sendable(lines[-1].strip()[:MAX_EXCEPTION_CHARACTERS], MAX_EXCEPTION_CHARACTERS),
+        traceback=sendable("".join(lines).rstrip(), MAX_TRACEBACK_CHARACTERS),
     )
 
 

@@ -9,6 +9,10 @@ MAX_TERMINATION_BYTES: Final = 4096
 """What a kubelet keeps of a container's termination message."""
 
 
+MAX_EXCEPTION_CHARACTERS: Final = 1000
+MAX_TRACEBACK_CHARACTERS: Final = 16_000
+
+
 class ExitClass(StrEnum):
     """Why a process ended, as far as the remedy depends on it."""
 
@@ -31,6 +35,11 @@ AGENT_EXIT_CODES: Final = {
     ExitClass.INFRASTRUCTURE: 70,
 }
 """Exit status of an agent per class. A command's own exit status is passed on instead."""
+
+
+def sendable(text: str, num_characters: int) -> str:
+    """The end of a text, without what has no place in UTF-8: names of files can hold anything."""
+    return text[-num_characters:].encode("utf-8", "replace").decode()
 
 
 class ErrorReport(Message):

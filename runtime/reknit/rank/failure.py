@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 
 from reknit.errors import ConfigurationError
-from reknit.protocol.outcome import ErrorReport, ExitClass
+from reknit.protocol.outcome import (
+    MAX_EXCEPTION_CHARACTERS,
+    MAX_TRACEBACK_CHARACTERS,
+    ErrorReport,
+    ExitClass,
+    sendable,
+)
 from reknit.trainer.errors import CheckpointError
 
 
@@ -19,14 +25,19 @@ def report(error: BaseException, step: int | None) -> ErrorReport:
     """
     if isinstance(error, ConfigurationError):
         return ErrorReport(
-            exception=str(error), traceback=str(error), step=step, exit_class=classify(error)
+            exception=sendable(str(error), MAX_EXCEPTION_CHARACTERS),
+            traceback=sendable(str(error), MAX_TRACEBACK_CHARACTERS),
+            step=step,
+            exit_class=classify(error),
         )
     trimmed = traceback.TracebackException.from_exception(error)
     _trim(trimmed, seen=set())
     last_line = list(trimmed.format_exception_only())[-1]
     return ErrorReport(
-        exception=" ".join(last_line.split()),
-        traceback="".join(trimmed.format()),
+        exception=sendable(
+            " ".join(last_line.split())[:MAX_EXCEPTION_CHARACTERS], MAX_EXCEPTION_CHARACTERS
+        ),
+        traceback=sendable("".join(trimmed.format()), MAX_TRACEBACK_CHARACTERS),
         step=step,
         exit_class=classify(error),
     )

@@ -56,9 +56,11 @@ class LossScale:
         """
         if not overflow:
             good_steps = self.good_steps + 1
-            if good_steps == policy.growth_interval:
+            if policy.growth_interval and good_steps >= policy.growth_interval:
                 return LossScale(self.value * 2)
             return LossScale(self.value, good_steps)
+        if not policy.growth_interval:
+            return self
         if self.overflows + 1 < policy.hysteresis:
             return replace(self, good_steps=0, overflows=self.overflows + 1)
         if self.value <= policy.minimum:

@@ -101,6 +101,7 @@ class TrainingEngine(Engine):
         if self._cycle is not None:
             self._cycle.heard(result.votes, self.version)
         self.leave_agreed = self.leave_agreed or bool(result.votes.leave)
+        stopwatch.stop()
         self.last = (result, stopwatch)
         return result.loss
 
@@ -129,15 +130,13 @@ class TrainingEngine(Engine):
         )
         total = torch.zeros((), dtype=torch.float64, device=self._group.device)
         self._enter(Phase.EVALUATION)
-        self.stepper.evaluating(True)
         try:
-            with loader, torch.no_grad():
+            with self.stepper.evaluating(), loader, torch.no_grad():
                 for micro_batch in loader:
                     value = self._evaluate_one(micro_batch.data, loss)
                     if micro_batch.weight:
                         total += value.double() * micro_batch.weight
         finally:
-            self.stepper.evaluating(False)
             self._enter(Phase.STEP)
         mean = float(self._group.all_reduce(total))
         if self._group.rank == 0:

@@ -219,6 +219,8 @@ class RankJob(Job):
         return CheckpointCycle(checkpoint, checkpointer, self._group, durable)
 
     def _batches(self, engine: TrainingEngine, loader: StepLoader, steps: range) -> Iterator[Batch]:
+        # The last step of an earlier loop that was left with `break`.
+        self._boundary()
         with loader:
             for step in steps:
                 yield RankBatch(step, partial(_draw, loader))

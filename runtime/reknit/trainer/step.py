@@ -1,7 +1,8 @@
 """One training step: compute, reduce, pass the gate, apply."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +63,6 @@ class Stepper:
         self._scale = LossScale(policy.initial) if precision is Precision.FP16 else None
         self._schedule = Schedule(recipe.schedule, strategy.optimizer)
         self._has_buffers = bool(persistent_buffers(strategy.model))
-        self.evaluating(False)
 
     def step(self, batch: StepBatch, vote: Callable[[], Vote], stopwatch: Stopwatch) -> StepResult:
         """Runs and commits one step.
@@ -141,9 +141,16 @@ class Stepper:
             self._scale = LossScale.from_json(scale)
         return job_state
 
-    def evaluating(self, evaluating: bool) -> None:
-        """Switches between evaluation and training mode."""
-        self.strategy.model.train(not evaluating)
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside; afterwards every module is in the mode that the user gave it."""
+        modes = {module: module.training for module in self.strategy.model.modules()}
+        self.strategy.model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     def _compute(self, batch: StepBatch, stopwatch: Stopwatch) -> float:
         """Forward and backward of all micro-batches; the weighted sum of their losses."""

@@ -12,6 +12,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._seconds: dict[str, float] = {}
+        self._total: float | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -25,10 +26,17 @@ class Stopwatch:
     def add(self, name: str, seconds: float) -> None:
         """Adds time that was measured elsewhere."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        if self._total is not None:
+            self._total += seconds
+
+    def stop(self) -> None:
+        """Ends the step; only phases that are measured later still count."""
+        self._total = time.perf_counter() - self._start
 
     def split(self) -> dict[str, float]:
-        """Seconds by phase so far, and `total` since the stopwatch was made."""
-        return {**self._seconds, "total": time.perf_counter() - self._start}
+        """Seconds by phase so far, and `total` of the step."""
+        total = time.perf_counter() - self._start if self._total is None else self._total
+        return {**self._seconds, "total": total}
 
 
 def peak_memory_bytes() -> int:

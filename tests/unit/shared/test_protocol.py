@@ -11,6 +11,7 @@ from reknit.protocol.outcome import (
     Conclusion,
     ErrorReport,
     ExitClass,
+    sendable,
 )
 from reknit.protocol.ranks import StepDone
 
@@ -75,3 +76,11 @@ def test_importing_the_package_and_its_protocol_loads_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_text_that_is_no_utf8_can_still_be_sent() -> None:
+    text = "no such file: " + b"caf\xe9".decode("utf-8", "surrogateescape")
+    report = ErrorReport(exception=sendable(text, 1000), traceback=sendable("x" * 50, 20))
+    read = ErrorReport.model_validate_json(report.model_dump_json())
+    assert read.exception == "no such file: caf?"
+    assert len(read.traceback) == 20
