@@ -239,7 +239,7 @@ def test_a_traceback_shows_the_user_s_frames_and_no_plumbing(start, settings):
         error = ranks[0].until(Failed).error
         assert error.exception.startswith("ArithmeticError: a mean of")
         in_files = [line for line in error.traceback.splitlines() if line.startswith("  File")]
-        ours = [line for line in in_files if "/reknit/" in line or "deepspeed" in line]
+        ours = [line for line in in_files if "/runtime/reknit/" in line or "/deepspeed/" in line]
         assert ours == [], error.traceback
         users = [line for line in in_files if "engine_tasks.py" in line]
         assert [line.rpartition(" in ")[2] for line in users] == [
