@@ -43,7 +43,8 @@ def test_a_killed_rank_leaves_no_trace_in_losses_and_weights(
 
 def test_training_goes_on_without_operator_and_coordinator(cli: Cli, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    run = cli.start(cli.manifest(**spec("None", steps=12, wait_for=str(gate), wait_step=6)))
+    manifest = cli.manifest(**spec("None", steps=12, wait_for=str(gate), wait_step=6))
+    run = cli.start(manifest)
     run.wait_for_step(6)
     for process in session_processes(run.process.pid):
         if "reknit.coordinator" in process.command or "local.operator" in process.command:
@@ -53,6 +54,7 @@ def test_training_goes_on_without_operator_and_coordinator(cli: Cli, tmp_path: P
     assert len(run.events("GenerationBegun")) == 1
     assert len(run.events("GenerationAdopted")) == 1
     assert [event["step"] for event in run.events("Concluded")] == [12]
+    assert run.weights() == cli.run(manifest).weights()
 
 
 def test_nothing_outlives_a_killed_run(cli: Cli, tmp_path: Path) -> None:
