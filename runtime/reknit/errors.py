@@ -21,4 +21,12 @@ class StoppedError(BaseException):
 
     It passes through the user's function like the end of the process: `except Exception` does not
     stop it, `finally` runs.
+
+    Args:
+        unsaved: why the last version is not durable and from where the job resumes; None when it
+            is, or when the job writes no checkpoints.
     """
+
+    def __init__(self, unsaved: str | None = None) -> None:
+        super().__init__(unsaved or "")
+        self.unsaved = unsaved

@@ -41,7 +41,9 @@ def outcome(job: DistributedTrainingJob) -> Outcome:
             return Outcome(ExitCode.SUCCEEDED, f"{job.metadata.name} has succeeded")
         if condition.type == ConditionType.FAILED:
             return _failure(job.metadata.name, condition.reason, status)
-    return Outcome(ExitCode.STOPPED, f"{job.metadata.name} was stopped")
+    headline = f"{job.metadata.name} was stopped"
+    lost = [c.message for c in status.conditions if c.type == ConditionType.SUSPENDED and c.message]
+    return Outcome(ExitCode.STOPPED, ", but ".join([headline, *lost]))
 
 
 def _failure(name: str, reason: str, status: JobStatus) -> Outcome:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +19,7 @@ from reknit_operator.reconcile.coordinator import read_token
 from reknit_operator.reconcile.decide import decide
 from reknit_operator.reconcile.observe import observe, owned_by
 from reknit_operator.reconcile.observed import Observed
+from reknit_operator.reconcile.plan import Plan
 from reknit_operator.reconcile.poll import Poller
 from reknit_operator.reconcile.queue import KeyedQueue
 
@@ -104,6 +106,11 @@ class Controller:
         now = self._now()
         plan = decide(observed, now)
         self._follow(key, observed)
+        if ends_coordinator(plan, observed):
+            # It may know more than it did at the last poll, and cannot be asked again.
+            await self._poller.ask(key)
+            observed = replace(observed, coordinator=self._poller.report(key))
+            plan = decide(observed, now)
         if await apply(plan, job, self._client, self._cache):
             self._written[key] = now
         if plan.requeue_after is not None:
@@ -127,3 +134,9 @@ class Controller:
             if child["kind"] == Kind.SECRET and owned_by(child, job.metadata.uid):
                 return read_token(child)
         return None
+
+
+def ends_coordinator(plan: Plan, observed: Observed) -> bool:
+    """Whether a coordinator that still runs is about to be deleted."""
+    running = {pod.ref for pod in observed.pods if pod.role == Role.COORDINATOR and not pod.ended}
+    return any(gone.ref in running and not gone.force for gone in plan.deletes)

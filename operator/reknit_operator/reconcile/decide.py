@@ -15,7 +15,7 @@ from reknit_operator.reconcile.draft import Draft
 from reknit_operator.reconcile.observed import Observed, Pod, Ref
 from reknit_operator.reconcile.plan import Plan
 from reknit_operator.reconcile.run import run
-from reknit_operator.reconcile.status import report_pods, report_progress
+from reknit_operator.reconcile.status import known_coordinator, report_pods, report_progress
 
 
 def decide(observed: Observed, now: datetime) -> Plan:
@@ -132,16 +132,31 @@ def _suspend(draft: Draft) -> None:
     """Ends the pods and says so when none runs any more; objects without a process stay."""
     gone = draft.remove(stop(draft.observed.pods, draft.now))
     before = draft.find_condition(ConditionType.SUSPENDED)
+    lost = _unsaved(draft)
     if gone:
         if before is None or before.status != "True":
-            draft.event("Normal", Reason.SUSPENDED, "no pod of the job runs any more")
-        draft.condition(ConditionType.SUSPENDED, True, Reason.SUSPENDED)
+            sentence = "no pod of the job runs any more" + (f", but {lost}" if lost else "")
+            draft.event("Warning" if lost else "Normal", Reason.SUSPENDED, sentence)
+        draft.condition(ConditionType.SUSPENDED, True, Reason.SUSPENDED, lost)
         draft.condition(ConditionType.RUNNING, False, Reason.SUSPENDED)
         draft.condition(ConditionType.RECOVERING, False, Reason.SUSPENDED)
     else:
-        draft.condition(ConditionType.SUSPENDED, False, Reason.SUSPENDING)
+        draft.condition(ConditionType.SUSPENDED, False, Reason.SUSPENDING, lost)
     report_pods(draft)
     report_progress(draft)
+
+
+def _unsaved(draft: Draft) -> str:
+    """What the suspension costs because the ranks could not write a last checkpoint.
+
+    The pods that say so are about to disappear, so the condition keeps the sentence.
+    """
+    said = [pod.conclusion.unsaved for pod in _workers(draft) if pod.conclusion is not None]
+    report = known_coordinator(draft)
+    said.append(report.checkpoint.unsaved if report is not None else None)
+    before = draft.find_condition(ConditionType.SUSPENDED)
+    said.append(before.message if before is not None else None)
+    return next((sentence for sentence in said if sentence), "")
 
 
 def _retire(draft: Draft) -> None:

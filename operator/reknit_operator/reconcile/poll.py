@@ -45,6 +45,13 @@ class Poller:
         name = f"poll {key[0]}/{key[1]}"
         self._tasks[key] = asyncio.create_task(self._poll(key, client), name=name)
 
+    async def ask(self, key: JobKey) -> None:
+        """Gets a report now, if the job's coordinator answers."""
+        if (target := self._targets.get(key)) is not None:
+            report = await CoordinatorClient(self._session, *target).status()
+            if report is not None:
+                self._reports[key] = report
+
     def forget(self, key: JobKey) -> None:
         """Ends the polling of a job and drops its report."""
         self._stop(key)

@@ -162,7 +162,7 @@ def settle(state: AgentState, now: float) -> tuple[AgentState, list[Action]]:
     if state.conclusion is not None:
         return _exit(state, state.conclusion, actions)
     if state.is_leaving:
-        return _exit(state, _preempted(), actions)
+        return _exit(state, _preempted(state), actions)
     return state, actions
 
 
@@ -178,11 +178,17 @@ def _has_left(state: AgentState) -> bool:
 def _give_up(state: AgentState, actions: list[Action]) -> tuple[AgentState, list[Action]]:
     """The pod's time is up: processes that still live are killed by this agent's own exit, too."""
     kills = [Kill(slot.launch) for slot in state.live if slot.launch is not None]
-    return _exit(state, state.conclusion or _preempted(), [*actions, *kills])
+    return _exit(state, state.conclusion or _preempted(state), [*actions, *kills])
 
 
-def _preempted() -> Conclusion:
-    return Conclusion(exit_class=ExitClass.PREEMPTED, message="the pod was terminated")
+def _preempted(state: AgentState) -> Conclusion:
+    """The pod has left as it was asked to; what that has cost must be told all the same."""
+    message = "the pod was terminated"
+    if any(slot.finished is None for slot in state.live):
+        message += " before its ranks had left"
+    if state.unsaved is not None:
+        message += f": {state.unsaved}"
+    return Conclusion(exit_class=ExitClass.PREEMPTED, message=message, unsaved=state.unsaved)
 
 
 def _exit(

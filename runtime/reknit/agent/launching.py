@@ -24,6 +24,7 @@ def begin(state: AgentState, message: Begin) -> tuple[AgentState, list[Action]]:
         is_launched=False,
         is_draining=False,
         command_code=None,
+        unsaved=None,
     )
     return state, actions
 

@@ -157,15 +157,19 @@ def _said(state: AgentState, event: Said, now: float) -> Outcome:
     if stale:
         return state, [Log(f"rank {slot.rank} spoke of another generation: {message.kind}")]
     slot = replace(slot, heard_at=now)
+    more: list[Action] = []
     match message:
         case Beat(phase=phase, step=step):
             return state.with_slot(replace(slot, phase=phase, step=step)), []
         case StepDone(step=step):
             slot = replace(slot, phase=Phase.STEP, step=step)
-        case Finished(step=step):
+        case Finished(step=step, unsaved=unsaved):
             slot = replace(slot, phase=Phase.CLOSING, step=step, finished=message)
+            if unsaved is not None:
+                state = replace(state, unsaved=unsaved)
+                more = [Log(f"rank {slot.rank} has left: {unsaved}")]
         case Failed(error=error):
             slot = replace(slot, error=error, deadline=now + ending.FAILED_EXIT_SECONDS)
         case _:
             pass
-    return state.with_slot(slot), [Send(FromSlot(rank=slot.rank, message=message))]
+    return state.with_slot(slot), [Send(FromSlot(rank=slot.rank, message=message)), *more]

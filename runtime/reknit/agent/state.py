@@ -71,6 +71,7 @@ class Slot:
             silent_seconds=round(max(0.0, now - self.heard_at), 3) if self.is_live else 0.0,
             finished=self.finished is not None,
             left=self.finished is not None and self.finished.left,
+            unsaved=self.finished.unsaved if self.finished is not None else None,
         )
 
 
@@ -107,6 +108,8 @@ class AgentState:
     last_tick: float | None = None
     command_code: int | None = None
     """The first exit status other than 0 of a command in the newest generation."""
+    unsaved: str | None = None
+    """What ranks of the newest generation said is lost because they left without a checkpoint."""
     is_over: bool = False
 
     @property

@@ -56,6 +56,7 @@ def _member(agent: Agent, slot: SlotReport, rank: int) -> Member:
         pid=slot.pid,
         finished=slot.finished,
         left=slot.left,
+        unsaved=slot.unsaved,
     )
 
 

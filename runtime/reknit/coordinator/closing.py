@@ -18,6 +18,11 @@ def settle(state: Membership, now: float) -> Outcome:
     step = max(state.steps.committed, *(member.step for member in running.members))
     if any(member.left for member in running.members):
         reason = f"the ranks have left at step {step}: {running.draining or 'they were told to'}"
+        unsaved = next((m.unsaved for m in running.members if m.unsaved is not None), None)
+        if unsaved is not None:
+            reason += f"; {unsaved}"
+            checkpoint = state.checkpoint.model_copy(update={"unsaved": unsaved})
+            state = replace(state, checkpoint=checkpoint)
         state, actions = ending.end(state, running, reason, now)
         note = write(now, "GenerationEnded", _sentence(reason), generation=running.id, step=step)
         return state, (note, *actions)

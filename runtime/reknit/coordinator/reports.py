@@ -44,6 +44,7 @@ def slots(state: Membership, agent: Agent, reported: tuple[SlotReport, ...], now
             pid=slot.pid,
             finished=member.finished or slot.finished,
             left=member.left or slot.left,
+            unsaved=member.unsaved or slot.unsaved,
         )
         running = running.with_member(member)
         if _is_silent(state, slot) and not member.faulty and not member.finished:
@@ -171,6 +172,7 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
                 step=max(member.step, inner.step),
                 finished=True,
                 left=inner.left,
+                unsaved=inner.unsaved,
             )
             return replace(state, current=running.with_member(member)), ()
         case Failed(error=error):
@@ -230,7 +232,8 @@ def _resumed(state: Membership, running: Running, message: Resumed, now: float) 
         figures={"lost_steps": redone, "redone_steps": redone},
         detail=message.source,
     )
-    return replace(state, steps=steps, recoveries=recoveries), (note,)
+    checkpoint = state.checkpoint.model_copy(update={"unsaved": None})
+    return replace(state, steps=steps, recoveries=recoveries, checkpoint=checkpoint), (note,)
 
 
 def _checkpointed(

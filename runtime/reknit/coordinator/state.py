@@ -55,6 +55,8 @@ class Member:
     """It has said Finished; nothing is left to do for it."""
     left: bool = False
     """It finished because it was told to leave."""
+    unsaved: str | None = None
+    """Why its last version is not durable, and from where training resumes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ class SlotReport(Message):
     """The rank has said `Finished`; a coordinator that came later did not hear it."""
     left: bool = False
     """It finished because it was told to leave."""
+    unsaved: str | None = None
+    """As in `Finished`."""
 
 
 class Register(Message):

@@ -70,6 +70,8 @@ class Conclusion(Message):
     message: str
     error: ErrorReport | None = None
     step: int | None = None
+    unsaved: str | None = None
+    """What is lost because the ranks left without a last checkpoint."""
 
     def termination_message(self) -> str:
         """JSON of at most `MAX_TERMINATION_BYTES` bytes; a long traceback keeps its end."""
@@ -81,7 +83,7 @@ class Conclusion(Message):
         return text
 
     def _shortened(self, num_characters: int) -> "Conclusion":
-        short = {"message": self.message[:250]}
+        short = {"message": self.message[:250], "unsaved": self.unsaved and self.unsaved[:250]}
         if self.error is None:
             return self.model_copy(update=short)
         tail = self.error.traceback[-num_characters:]

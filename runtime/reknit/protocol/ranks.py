@@ -105,13 +105,15 @@ class Resumed(Message):
 
 
 class Finished(Message):
-    """Rank to agent: the last version and the final checkpoint are durable."""
+    """Rank to agent: nothing is left to do; the last version is durable unless `unsaved`."""
 
     kind: Literal["finished"] = "finished"
     generation: Generation
     step: int
     left: bool = False
     """True when the rank stopped because it was told to leave."""
+    unsaved: str | None = None
+    """Why the last version of a rank that left is not durable, and from where training resumes."""
 
 
 class Failed(Message):

@@ -60,6 +60,9 @@ class CheckpointStatus(Message):
     step: int | None = None
     location: str | None = None
     error: str | None = None
+    unsaved: str | None = None
+    """What is lost because ranks have left without a last checkpoint; None once training resumes
+    or a checkpoint is durable."""
 
 
 class CoordinatorStatus(Message):

@@ -39,11 +39,11 @@ def run(settings: JobSettings, channel: socket.socket, store_listener: socket.so
         return 1
     training = _Training(settings, link, assign)
     try:
-        left = training.run(store_listener)
+        finished = training.run(store_listener)
     except BaseException as error:  # also SystemExit must reach the agent with its traceback
         return _fail(error, link, assign, training.version)
     link.enter(Phase.CLOSING, training.version)
-    link.tell(Finished(generation=assign.generation, step=training.version, left=left))
+    link.tell(finished)
     released = link.wait_for_release()
     training.close()
     link.close()
@@ -63,8 +63,8 @@ class _Training:
         """Steps committed."""
         return 0 if self._job is None else self._job.version
 
-    def run(self, store_listener: socket.socket | None) -> bool:
-        """Calls the user's function; True if the rank left before its end."""
+    def run(self, store_listener: socket.socket | None) -> Finished:
+        """Calls the user's function; says how far it came and whether the rank left before."""
         settings = self._settings
         assert settings.function is not None, "ranks of commands are started by the agent"
         function = userfunction.resolve(settings.function)
@@ -74,13 +74,16 @@ class _Training:
             device=rank_device(self._assign.local_rank),
             store_listener=store_listener,
         )
-        self._job = RankJob(settings, self._assign.generation, self._group, self._link)
+        generation = self._assign.generation
+        self._job = RankJob(settings, generation, self._group, self._link)
         try:
             function.call(self._job, config)
             self._job.finish()
-        except StoppedError:
-            return True
-        return False
+        except StoppedError as stopped:
+            return Finished(
+                generation=generation, step=self.version, left=True, unsaved=stopped.unsaved
+            )
+        return Finished(generation=generation, step=self.version)
 
     def close(self) -> None:
         """Leaves the process group."""

@@ -97,7 +97,7 @@ class CheckpointCycle:
         current = progress is not None and progress.version == self._version
         if self._stage is Stage.IDLE or progress is None or not current:
             return Vote(due=float(self._clock_due()))
-        if progress.error is not None and self._group.rank != 0:
+        if progress.error is not None:
             self._group.store.set(self._error_key(), progress.error)
         return Vote(
             due=float(self._clock_due()),
@@ -151,7 +151,7 @@ class CheckpointCycle:
             self.durable_version = self._version
             self._report(None)
         elif event is Outcome.FAILED:
-            self._report(self._error() if self._group.rank == 0 else "")
+            self._report(self._error())
             self._checkpointer.abandon(self._version)
 
     def _clock_due(self) -> bool:
@@ -169,7 +169,7 @@ class CheckpointCycle:
         return f"checkpoint-error/{self._version}"
 
     def _error(self) -> str:
-        """Why the checkpoint failed; on rank 0."""
+        """Why the checkpoint failed."""
         progress = self._checkpointer.progress()
         if progress is not None and progress.error is not None:
             return progress.error

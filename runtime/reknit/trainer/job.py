@@ -30,6 +30,7 @@ from reknit.job import (
 )
 from reknit.layout import BatchPlan
 from reknit.protocol.base import Generation, Json
+from reknit.protocol.outcome import MAX_EXCEPTION_CHARACTERS, sendable
 from reknit.protocol.ranks import Checkpointed, Phase, Resumed, StepDone
 from reknit.protocol.settings import ENV_LEDGER, JobSettings
 from reknit.strategies.base import Recipe, tied_names
@@ -271,10 +272,20 @@ class RankJob(Job):
         self._link.enter(Phase.STEP, self.version)
         self._tell_checkpoints()
         if engine.leave_agreed:
-            if cycle is not None:
-                self._write_last(cycle)
-                cycle.close()
-            raise StoppedError
+            raise StoppedError(None if cycle is None else self._save_before_leaving(cycle))
+
+    def _save_before_leaving(self, cycle: CheckpointCycle) -> str | None:
+        """Makes the present version durable; a sentence about what is lost if that fails."""
+        error = self._write_last(cycle)
+        cycle.close()
+        if error is None:
+            return None
+        start = "the beginning" if not cycle.durable_version else f"step {cycle.durable_version}"
+        return sendable(
+            f"the last checkpoint (step {self.version}) could not be written, training will "
+            f"resume from {start}: {error}"[:MAX_EXCEPTION_CHARACTERS],
+            MAX_EXCEPTION_CHARACTERS,
+        )
 
     def _write_last(self, cycle: CheckpointCycle) -> str | None:
         """Makes the present version durable, all ranks together; the reason if that fails."""
@@ -285,7 +296,7 @@ class RankJob(Job):
             cycle.begin(self.version, self._engine.stepper.describe(self.state))
             cycle.flush()
         reason = self._tell_checkpoints()
-        return None if cycle.durable_version == self.version else reason or "see rank 0"
+        return None if cycle.durable_version == self.version else reason or "unknown reason"
 
     def _tell_checkpoints(self) -> str | None:
         """Reports checkpoints that are complete or have failed; the newest one's error."""

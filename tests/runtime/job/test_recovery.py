@@ -143,3 +143,20 @@ def test_training_goes_on_when_the_disk_is_full(cli: Cli) -> None:
     assert [event["step"] for event in run.events("Checkpointed")] == [8, 12]
     assert sorted(run.losses()) == list(range(1, 13))
     assert "CheckpointFailed" in run.output
+
+
+def test_a_stop_without_its_checkpoint_says_so_in_its_last_words(cli: Cli) -> None:
+    run = cli.start(cli.manifest(**spec("None", steps=100_000, full_until=100_000)))
+    run.wait_for_step(2)
+    run.process.send_signal(signal.SIGINT)
+    assert run.finish() == 130
+    [end] = [event for event in run.events("GenerationEnded") if "have left" in event["message"]]
+    lost = (
+        f"the last checkpoint (step {end['step']}) could not be written, training will resume "
+        "from the beginning: "
+    )
+    assert lost in end["message"]
+    shown = " ".join(run.output.split())
+    assert f"task was stopped, but {lost}" in shown
+    [log] = [file.read_text() for file in run.run_dir.glob("logs/*-worker-*.log")]
+    assert f"rank 1 has left: {lost}" in log

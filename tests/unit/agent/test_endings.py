@@ -292,3 +292,26 @@ def test_a_rank_that_works_is_not_silent_even_if_it_cannot_speak(driver: Any) ->
         [beat] = driver.sent(Tick(frozenset({first})))
     assert beat.slots[0].silent_seconds == 0.0
     assert beat.slots[1].silent_seconds == pytest.approx(2.0)
+
+
+def test_the_last_words_of_a_pod_say_what_its_ranks_could_not_save(driver: Any) -> None:
+    own = driver.run()
+    driver.feed(Terminated())
+    lost = "the last checkpoint (step 9) could not be written"
+    for launch in own:
+        driver.say(launch, Finished(generation=FIRST, step=9, left=True, unsaved=lost))
+    assert {slot.unsaved for slot in driver.state.reports(driver.now)} == {lost}
+    driver.feed(Received(End(generation=FIRST, reason="all have left")))
+    exit_ = only_exit(driver.feed(*(Ended(launch, signal=9) for launch in own)))
+    assert exit_.code == 143
+    assert exit_.conclusion == Conclusion(
+        exit_class=ExitClass.PREEMPTED, message=f"the pod was terminated: {lost}", unsaved=lost
+    )
+
+
+def test_a_pod_whose_time_is_up_says_that_its_ranks_had_not_left(driver: Any) -> None:
+    driver.run()
+    driver.feed(Terminated())
+    driver.now += 30.0
+    exit_ = only_exit(driver.feed(Tick()))
+    assert exit_.conclusion.message == "the pod was terminated before its ranks had left"

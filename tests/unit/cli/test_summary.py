@@ -86,3 +86,15 @@ def test_a_fault_that_ended_the_job_is_no_recovery(
     view = fold(View("tiny"), [make_event("RankExited", 1)])
     found = dict(facts(view, seconds=1, run_dir=Path("r"), report=None, model=None))
     assert "recoveries" not in found
+
+
+def test_a_stop_that_could_not_save_its_work_is_told(
+    job: DistributedTrainingJob, with_condition: WithCondition
+) -> None:
+    lost = "the last checkpoint (step 9) could not be written"
+    stopped = with_condition(job, "Suspended", "Suspended")
+    [suspended] = stopped.status.conditions
+    told = suspended.model_copy(update={"message": lost})
+    status = stopped.status.model_copy(update={"conditions": (told,)})
+    end = outcome(stopped.model_copy(update={"status": status}))
+    assert (end.code, end.headline) == (ExitCode.STOPPED, f"tiny was stopped, but {lost}")

@@ -7,10 +7,13 @@ import pytest
 from reknit.protocol.outcome import Conclusion, ErrorReport, ExitClass
 from reknit_operator.api.types import DistributedTrainingJob, JobStatus, Metadata
 from reknit_operator.constants import Kind, coordinator_name, worker_name
-from reknit_operator.reconcile.observed import Pod, PodPhase, Ref
+from reknit_operator.reconcile.decide import decide
+from reknit_operator.reconcile.observed import Observed, Pod, PodPhase, Ref
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 UID = "uid-of-job"
+SERVICE = Ref(Kind.SERVICE, "default", "gpt", "s")
+SECRET = Ref(Kind.SECRET, "default", "gpt-token", "t")
 
 
 def _job(*, status: JobStatus | None = None, name: str = "gpt", **spec) -> DistributedTrainingJob:
@@ -78,3 +81,26 @@ def make_coordinator():
 @pytest.fixture
 def make_conclusion():
     return _conclusion
+
+
+@pytest.fixture
+def settled(make_job, make_worker, make_coordinator, now):
+    """The world of a job; without `status`, one that has been running undisturbed so far."""
+
+    def make(*pods, status=None, with_pods=True, job=None, **fields):
+        job = job or make_job()
+        everything = (make_coordinator(), make_worker(0), make_worker(1)) if with_pods else ()
+        given = {pod.ref.name for pod in pods}
+        everything = (*(pod for pod in everything if pod.ref.name not in given), *pods)
+        fields = {"services": (SERVICE,), "secrets": (SECRET,), "written": now, **fields}
+        if status is None:
+            first = decide(Observed(job=job), now)
+            assert first.status is not None
+            healthy = (make_coordinator(), make_worker(0), make_worker(1))
+            begun = job.model_copy(update={"status": first.status})
+            before = Observed(job=begun, pods=healthy, **fields)
+            status = decide(before, now).status or first.status
+        job = job.model_copy(update={"status": status})
+        return Observed(job=job, pods=everything, **fields)
+
+    return make

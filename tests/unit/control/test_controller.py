@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from reknit.protocol.status import CoordinatorStatus, MembershipPhase
+from reknit.protocol.status import CheckpointStatus, CoordinatorStatus, MembershipPhase
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import Kind
 from reknit_operator.local import operator as local_operator
@@ -152,6 +152,7 @@ class Coordinators:
 
     def __init__(self, answers):
         self.answers = answers
+        self.target = None
         self.asked = asyncio.Event()
 
     def __call__(self, _session, address, token):
@@ -200,3 +201,23 @@ async def test_the_last_report_outlives_a_change_of_the_coordinator(monkeypatch,
     poller.forget("key")
     assert poller.report("key") is None
     await poller.close()
+
+
+async def test_a_coordinator_is_heard_before_it_is_deleted(store, operator, make_job, monkeypatch):
+    last = report(9).model_copy(update={"checkpoint": CheckpointStatus(unsaved="step 9 is lost")})
+    coordinators = Coordinators([report(1), last])
+    monkeypatch.setattr(poll, "CoordinatorClient", coordinators)
+    job = ref_of(await store.create(make_job(name="a").to_object()))
+    await reach(store, exists(store, "a-coordinator-1"))
+    coordinator = Ref(Kind.POD, "default", "a-coordinator-1")
+    store.set_status(coordinator, {"phase": "Running", "podIP": "127.0.0.1"})
+    await reach(store, lambda: bool(coordinators.target))
+    store.merge_spec(job, {"suspend": True})
+    for name in ("a-worker-0", "a-worker-1"):
+        worker = Ref(Kind.POD, "default", name)
+        await reach(store, lambda ref=worker: "deletionTimestamp" in store.peek(ref)["metadata"])
+        store.finalize(worker)
+    await reach(store, lambda: "deletionTimestamp" in store.peek(coordinator)["metadata"])
+    conditions = store.peek(job)["status"]["conditions"]
+    [suspended] = [found for found in conditions if found["type"] == "Suspended"]
+    assert suspended["message"] == "step 9 is lost"

@@ -10,10 +10,7 @@ from reknit.protocol.status import CoordinatorStatus, MembershipPhase, Progress
 from reknit_operator.api.types import JobStatus, Membership
 from reknit_operator.constants import IMAGE_PATIENCE, STATUS_PERIOD, STUCK_AFTER, Kind
 from reknit_operator.reconcile.decide import decide
-from reknit_operator.reconcile.observed import Observed, PodPhase, Ref
-
-SERVICE = Ref(Kind.SERVICE, "default", "gpt", "s")
-SECRET = Ref(Kind.SECRET, "default", "gpt-token", "t")
+from reknit_operator.reconcile.observed import Observed, PodPhase
 
 
 def condition(status, kind):
@@ -30,29 +27,6 @@ def deleted(plan):
 
 def reasons(plan):
     return [event.reason for event in plan.events]
-
-
-@pytest.fixture
-def settled(make_job, make_worker, make_coordinator, now):
-    """The world of a job; without `status`, one that has been running undisturbed so far."""
-
-    def make(*pods, status=None, with_pods=True, job=None, **fields):
-        job = job or make_job()
-        everything = (make_coordinator(), make_worker(0), make_worker(1)) if with_pods else ()
-        given = {pod.ref.name for pod in pods}
-        everything = (*(pod for pod in everything if pod.ref.name not in given), *pods)
-        fields = {"services": (SERVICE,), "secrets": (SECRET,), "written": now, **fields}
-        if status is None:
-            first = decide(Observed(job=job), now)
-            assert first.status is not None
-            healthy = (make_coordinator(), make_worker(0), make_worker(1))
-            begun = job.model_copy(update={"status": first.status})
-            before = Observed(job=begun, pods=healthy, **fields)
-            status = decide(before, now).status or first.status
-        job = job.model_copy(update={"status": status})
-        return Observed(job=job, pods=everything, **fields)
-
-    return make
 
 
 def test_first_pass_starts_everything(make_job, now):
@@ -276,44 +250,6 @@ def test_an_incarnation_is_never_used_for_a_second_pod(settled, make_worker, now
     assert created(plan) == ["gpt-coordinator-2"]
     assert plan.status is not None
     assert plan.status.membership.incarnation == 2
-
-
-def test_suspension_and_resumption(settled, make_job, make_coordinator, now):
-    job = make_job(suspend=True)
-    status = settled().job.status
-
-    def suspended(*pods, status):
-        return settled(*pods, job=job, with_pods=False, status=status)
-
-    first = decide(settled(job=job, status=status), now)
-    assert deleted(first) == ["gpt-worker-0", "gpt-worker-1"]
-    assert first.status is not None
-    assert condition(first.status, "Suspended").reason == "Suspending"
-    second = decide(suspended(make_coordinator(), status=first.status), now)
-    assert deleted(second) == ["gpt-coordinator-1"]
-    third = decide(suspended(status=second.status or first.status), now)
-    assert third.status is not None
-    assert condition(third.status, "Suspended").status == "True"
-    assert reasons(third) == ["Suspended"]
-    assert decide(suspended(status=third.status), now).empty
-    later = now + timedelta(hours=9)
-    resumed = decide(settled(with_pods=False, status=third.status), later)
-    assert resumed.status is not None
-    assert (resumed.status.attempts, resumed.status.start_time) == (2, later)
-    assert created(resumed) == ["gpt-coordinator-2", "gpt-worker-0-1", "gpt-worker-1-1"]
-    assert resumed.status.failures == {}
-
-
-def test_a_job_can_begin_suspended(make_job, now):
-    plan = decide(Observed(job=make_job(suspend=True)), now)
-    assert plan.creates == ()
-    assert plan.status is not None
-    assert plan.status.attempts == 0
-    resumed = make_job(status=plan.status)
-    started = decide(Observed(job=resumed), now)
-    assert started.status is not None
-    assert started.status.attempts == 1
-    assert "gpt-worker-0" in created(started)
 
 
 def test_the_next_attempt_waits_for_the_last_pods_of_the_one_before(settled, make_worker, now):

@@ -1,11 +1,12 @@
 import pytest
 
 from reknit.coordinator import events
+from reknit.coordinator.view import status_of
 from reknit.layout import Degrees
 from reknit.protocol.agents import Begin, Drain, End, Leaving, Welcome
 from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ExitClass
-from reknit.protocol.ranks import Checkpointed, Evaluated, Resumed
+from reknit.protocol.ranks import Checkpointed, Evaluated, Finished, Resumed
 from reknit.protocol.status import MembershipPhase
 
 
@@ -292,3 +293,19 @@ def test_the_phase_follows_the_membership(drive) -> None:
         MembershipPhase.CLOSING,
         MembershipPhase.CONCLUDED,
     ]
+
+
+def test_ranks_that_leave_without_a_checkpoint_do_not_look_clean(drive) -> None:
+    job = drive()
+    job.begin()
+    job.step(9)
+    lost = "the last checkpoint (step 9) could not be written"
+    for rank in (0, 1):
+        finished = Finished(generation=job.generation, step=9, left=True, unsaved=lost)
+        job.say(rank, finished)
+    assert job.records[-1].reason == "GenerationEnded"
+    assert lost in job.records[-1].message
+    assert status_of(job.state).checkpoint.unsaved == lost
+    job.stop()
+    job.say(0, Resumed(generation=job.generation, step=4, source="step-4"))
+    assert status_of(job.state).checkpoint.unsaved is None
