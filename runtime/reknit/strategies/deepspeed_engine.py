@@ -31,11 +31,10 @@ with warnings.catch_warnings():
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION
-    from deepspeed.runtime.zero.partition_parameters import (
-        Init,
-        InsertPostInitMethodToModuleSubClasses,
-    )
+    from deepspeed.runtime.zero.partition_parameters import Init
     from deepspeed.utils import logger
+
+    from reknit.strategies.zero_linear import restore_linear, use_exact_linear
 
 
 def _no_extension() -> None:
@@ -79,7 +78,7 @@ def make_engine(module: nn.Module, built: Built, config: dict[str, Json]) -> Any
     deepspeed.comm.init_distributed(dist_backend=torch.distributed.get_backend())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _Engine(
+        engine = _Engine(
             args=None,
             model=module,
             optimizer=built.optimizer,
@@ -87,6 +86,9 @@ def make_engine(module: nn.Module, built: Built, config: dict[str, Json]) -> Any
             config=config,
             config_class=DeepSpeedConfig(config),
         )
+    if engine.zero_optimization_partition_weights():
+        use_exact_linear()
+    return engine
 
 
 def release(engine: Any) -> None:
@@ -106,6 +108,4 @@ def release(engine: Any) -> None:
     parameter_offload.FWD_MODULE_STACK.clear()
     register = parameter_offload.DeepSpeedZeRoOffload._register_deepspeed_module  # noqa: SLF001
     register.__defaults__[0][0] = 0
-    linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
-    if linear is not None:
-        nn.functional.linear = linear
+    restore_linear()

@@ -14,7 +14,7 @@ def errors(found: list[float], expected: list[float]) -> list[float]:
 
 @pytest.mark.parametrize("model", ["tied", "reordered"])
 @pytest.mark.parametrize("precision", HALF)
-@pytest.mark.parametrize("sharding", [Sharding.NONE, Sharding.ZERO1, Sharding.ZERO2])
+@pytest.mark.parametrize("sharding", Sharding)
 def test_half_precision_trains_as_in_one_process(run_ranks, plain_run, sharding, precision, model):
     case = Case(model=model, sharding=sharding, precision=precision, accumulation=2, clip=0.5)
     run, expected = run_ranks("train", 2, case)[0], plain_run(case)
@@ -23,18 +23,8 @@ def test_half_precision_trains_as_in_one_process(run_ranks, plain_run, sharding,
     found = errors(run.losses, expected.losses)
     assert max(found[:10]) <= 1e-6
     # One weight that is rounded the other way is seen in the loss.
-    assert max(found) <= 1e-3
+    assert max(found) <= (1e-3 if precision is Precision.BF16 else 1e-4)
     assert sum(expected.losses[-6:]) < 0.97 * sum(expected.losses[:6]), "nothing has been learnt"
-
-
-@pytest.mark.parametrize("precision", HALF)
-def test_zero_3_rounds_by_its_own_linear_layers(run_ranks, plain_run, precision):
-    """DeepSpeed adds a bias after rounding the product; that is all that differs."""
-    case = Case(model="tied", sharding=Sharding.ZERO3, precision=precision, clip=0.5)
-    run, expected = run_ranks("train", 2, case)[0], plain_run(case)
-    assert run.skipped == expected.skipped
-    found = errors(run.losses, expected.losses)
-    assert max(found) <= (2e-3 if precision is Precision.BF16 else 2e-4)
 
 
 @pytest.mark.parametrize("sharding", Sharding)
