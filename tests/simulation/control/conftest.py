@@ -140,6 +140,9 @@ class Desk:
     def follow(self, _key, _address, _token):
         return
 
+    async def ask(self, _key):
+        return
+
     def forget(self, _key):
         return
 
