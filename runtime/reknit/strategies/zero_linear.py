@@ -1,7 +1,7 @@
 """The linear layer under ZeRO 3: torch's own forward, DeepSpeed's backward.
 
-A plain `linear` would keep a view of every gathered weight until its backward, and with it the whole
-model. DeepSpeed therefore replaces `torch.nn.functional.linear` by a function that keeps the
+A plain `linear` would keep a view of every gathered weight until its backward, and with it the
+whole model. DeepSpeed therefore replaces `torch.nn.functional.linear` by a function that keeps the
 parameter itself and gathers it again. But its forward rounds the product before it adds the bias,
 where torch rounds once: under FP16 and BF16 the losses then differ from those of every other
 strategy. Here the forward is torch's.
