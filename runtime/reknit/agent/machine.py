@@ -32,7 +32,7 @@ from reknit.agent.events import (
     Terminated,
     Tick,
 )
-from reknit.agent.state import AgentState, Slot
+from reknit.agent.state import RECENT_STEPS, AgentState, Slot
 from reknit.protocol.agents import (
     Begin,
     Conclude,
@@ -161,8 +161,8 @@ def _said(state: AgentState, event: Said, now: float) -> Outcome:
     match message:
         case Beat(phase=phase, step=step):
             return state.with_slot(replace(slot, phase=phase, step=step)), []
-        case StepDone(step=step):
-            slot = replace(slot, phase=Phase.STEP, step=step)
+        case StepDone():
+            slot = slot.committed(message, RECENT_STEPS // len(state.slots))
         case Finished(step=step, unsaved=unsaved):
             slot = replace(slot, phase=Phase.CLOSING, step=step, finished=message)
             if unsaved is not None:

@@ -4,7 +4,7 @@ from collections import deque
 from typing import Final
 
 from reknit.protocol.agents import FromAgent, FromSlot, Heartbeat, Register
-from reknit.protocol.ranks import Failed, Finished
+from reknit.protocol.ranks import Failed, Finished, StepDone
 
 MAX_PROGRESS: Final = 512
 """Messages of progress that wait for a coordinator; the oldest ones are left out."""
@@ -13,8 +13,8 @@ MAX_PROGRESS: Final = 512
 class Outbox:
     """Messages in the order in which they are to be sent, bounded while nobody takes them.
 
-    What must not be lost, the ends of processes above all, is part of the agent's state and said
-    anew on every connection; so only progress outlives a connection here.
+    What must not be lost, the ends of processes and the steps above all, is part of the agent's
+    state and said anew on every connection; so only other progress outlives a connection here.
     """
 
     def __init__(self, max_progress: int = MAX_PROGRESS) -> None:
@@ -27,7 +27,7 @@ class Outbox:
     def add(self, message: FromAgent) -> None:
         """Puts a message last; `Register` begins a connection and goes first."""
         if isinstance(message, Register):
-            self._messages = deque([message, *filter(_is_progress, self._messages)])
+            self._messages = deque([message, *filter(_outlives, self._messages)])
             return
         if isinstance(message, Heartbeat):
             # An older one that still waits has nothing to add.
@@ -51,3 +51,11 @@ class Outbox:
 
 def _is_progress(message: FromAgent) -> bool:
     return isinstance(message, FromSlot) and not isinstance(message.message, Finished | Failed)
+
+
+def _outlives(message: FromAgent) -> bool:
+    return (
+        isinstance(message, FromSlot)
+        and _is_progress(message)
+        and not isinstance(message.message, StepDone)
+    )

@@ -3,13 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from reknit.protocol.agents import Begin, Exited, Register, SlotReport
+from reknit.protocol.agents import Begin, Exited, FromSlot, Register, SlotReport
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.outcome import Conclusion, ErrorReport
-from reknit.protocol.ranks import Finished, Phase
+from reknit.protocol.ranks import Finished, Phase, StepDone
 
 START_ALLOWANCE_SECONDS: Final = 60.0
 """A new process may import this long before its silence counts."""
+RECENT_STEPS: Final = 512
+"""Steps of all its ranks together that an agent can tell a new coordinator of, with all figures."""
 NEVER: Final = (-1, -1)
 """Below the key of every generation."""
 
@@ -42,6 +44,10 @@ class Slot:
     pid: int | None = None
     phase: Phase | None = None
     step: int = 0
+    start: int | None = None
+    """The version before the first step that the process has committed."""
+    recent: tuple[StepDone, ...] = ()
+    """Its latest steps; of older ones only `start` and `step` are known."""
     heard_at: float = 0.0
     """When the process gave its last sign of life; ahead of now while it may still import."""
     error: ErrorReport | None = None
@@ -59,6 +65,16 @@ class Slot:
         """A process lives here."""
         return self.launch is not None
 
+    def committed(self, done: StepDone, num_kept: int) -> "Slot":
+        """This place after one more step of its process."""
+        return replace(
+            self,
+            phase=Phase.STEP,
+            step=done.step,
+            start=done.step - 1 if self.start is None else self.start,
+            recent=(*self.recent, done)[-num_kept:],
+        )
+
     def report(self, now: float) -> SlotReport:
         """What the coordinator is told with every heartbeat."""
         return SlotReport(
@@ -72,6 +88,7 @@ class Slot:
             finished=self.finished is not None,
             left=self.finished is not None and self.finished.left,
             unsaved=self.finished.unsaved if self.finished is not None else None,
+            start=self.start,
         )
 
 
@@ -166,6 +183,12 @@ class AgentState:
             world_size=self.begin.world_size if self.begin else None,
             store=self.store,
             slots=self.reports(now),
+            recent=tuple(
+                FromSlot(rank=slot.rank, message=done)
+                for slot in self.slots
+                if slot.rank is not None and slot.generation == self.generation
+                for done in slot.recent
+            ),
         )
 
 

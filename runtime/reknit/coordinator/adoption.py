@@ -4,15 +4,18 @@ Agents register one after the other. When they hold all ranks of the newest gene
 untouched. When they cannot, or time is up, it is ended and the job starts from its checkpoint.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from reknit.coordinator import ending, progress, recovery, reports
-from reknit.coordinator.events import Action, Outcome
+from reknit.coordinator.events import Action, Outcome, Write
+from reknit.coordinator.progress import Steps
 from reknit.coordinator.records import sequence, write
 from reknit.coordinator.state import Agent, Member, Membership, Previous, Running
 from reknit.protocol.agents import SlotReport
 from reknit.protocol.base import Generation
-from reknit.protocol.ranks import Phase
+from reknit.protocol.ranks import Phase, StepDone
+from reknit.protocol.status import StepRecord
 
 
 def settle(state: Membership, now: float) -> Outcome:
@@ -65,7 +68,8 @@ def _adopt(
 ) -> Outcome:
     running = Running(id=generation, members=members, store=None)
     running = replace(running, confirmed=ending.set_of(running))
-    steps = progress.begin(state.steps, [member.step for member in members], now)
+    held = {member.rank: member.step for member in members}
+    steps, records = _recalled(state, generation, running.agents, held, now)
     state = replace(state, gathering_until=None, current=running, steps=steps)
     note = write(
         now,
@@ -74,25 +78,68 @@ def _adopt(
         generation=generation,
         step=steps.committed,
     )
-    actions: tuple[Action, ...] = (note,)
+    actions: tuple[Action, ...] = (note, *map(Write, records))
     for agent in tuple(state.agents.values()):
         if agent.running != generation:
             actions += ending.end_of(state, agent, f"generation {generation} is newer")
         for exited in agent.exits:
             state, more = reports.exited(state, agent, exited, now)
             actions += more
-        state = state.with_agent(replace(agent, exits=()))
+        state = state.with_agent(replace(state.agents[agent.name], exits=()))
+        state, more = reports.catch_up(state, agent.name, now)
+        actions += more
     return state, actions
 
 
+def _recalled(
+    state: Membership,
+    generation: Generation,
+    agents: Iterable[str],
+    held: Mapping[int, int],
+    now: float,
+) -> tuple[Steps, tuple[StepRecord, ...]]:
+    """The steps of the generation, and records of those that no coordinator may have told.
+
+    Which ones an earlier coordinator has told is not known; whoever gathers the histories of
+    several coordinators takes the first record of a step. `held` has the version by rank; what a
+    rank has told counts more, for it announces a version before it tells of its step.
+    """
+    if not held:
+        return state.steps, ()
+    places = [state.agents[name] for name in agents]
+    told = [
+        (message.rank, message.message)
+        for agent in places
+        for message in agent.told
+        if isinstance(message.message, StepDone) and message.message.generation == generation
+    ]
+    newest = {rank: done.step for rank, done in sorted(told, key=lambda said: said[1].step)}
+    versions = [newest.get(rank, version) for rank, version in sorted(held.items())]
+    starts = [
+        slot.start
+        for agent in places
+        for slot in agent.slots
+        if slot.generation == generation and slot.start is not None
+    ]
+    start = min([*starts, *(done.step - 1 for _, done in told)], default=min(versions))
+    return progress.recall(state.steps, generation, start, versions, told, now)
+
+
 def _abandon(state: Membership, previous: Previous, missing: list[int], now: float) -> Outcome:
+    held = {
+        slot.rank: slot.step
+        for name in previous.agents
+        for slot in state.agents[name].slots
+        if slot.generation == previous.id and slot.rank is not None
+    }
+    steps, records = _recalled(state, previous.id, previous.agents, held, now)
     committed = max((s.step for a in state.agents.values() for s in a.slots), default=0)
     state = replace(
         state,
         gathering_until=None,
         previous=previous,
         waiting_since=now,
-        steps=replace(state.steps, committed=committed),
+        steps=replace(steps, committed=committed),
         recoveries=recovery.start(state.recoveries, committed, now, None, now),
     )
     reason = f"{sequence(missing, 'rank')} of generation {previous.id} did not come back"
@@ -102,4 +149,4 @@ def _abandon(state: Membership, previous: Previous, missing: list[int], now: flo
     actions = tuple(
         a for agent in state.agents.values() for a in ending.end_of(state, agent, reason)
     )
-    return state, (note, *actions)
+    return state, (*map(Write, records), note, *actions)

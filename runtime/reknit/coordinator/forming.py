@@ -84,7 +84,7 @@ def _begin(state: Membership, chosen: list[Agent], now: float) -> Outcome:
     )
     running = Running(id=generation, members=members, store=chosen[0].store)
     for agent in chosen:
-        state = state.with_agent(replace(agent, running=generation, exits=()))
+        state = state.with_agent(replace(agent, running=generation, exits=(), told=()))
     host = state.agents[chosen[0].name]
     state = state.with_agent(replace(host, used_store=host.store))
     state = replace(

@@ -1,10 +1,11 @@
 """From what each rank says about a step to one record of the step: pure.
 
 A version counts as committed by the generation when all its ranks hold it. A rank's message may be
-lost when its agent changes the connection; a later version of the same rank stands for it.
+lost when its agent changes the connection; a later version of the same rank stands for it. So every
+version has a record, if need be one without figures.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Final, TypeAlias
@@ -15,6 +16,8 @@ from reknit.protocol.status import Progress, StepRecord
 
 RATE_STEPS: Final = 20
 """Steps over which the speed is averaged."""
+MAX_RECALLED: Final = 10_000
+"""Steps at once that nobody was there to record, as many as a coordinator keeps."""
 
 Reports: TypeAlias = Mapping[int, Mapping[int, StepDone]]
 """By version, then by rank."""
@@ -58,6 +61,38 @@ def begin(steps: Steps, versions: Iterable[int], now: float) -> Steps:
     )
 
 
+def recall(
+    steps: Steps,
+    generation: Generation,
+    start: int,
+    versions: Sequence[int],
+    told: Iterable[tuple[int, StepDone]],
+    now: float,
+) -> tuple[Steps, tuple[StepRecord, ...]]:
+    """Takes up a generation whose ranks went from version `start` to these versions unheard.
+
+    `told` has steps with their rank, as far as agents remember them. Also the records of the latest
+    `MAX_RECALLED` steps; of a step that nobody remembers only the figures are missing.
+    """
+    steps = begin(steps, versions, now)
+    reports: dict[int, dict[int, StepDone]] = {}
+    for rank, done in told:
+        reports.setdefault(done.step, {})[rank] = done
+    until = min(versions)
+    records = tuple(
+        summarize(generation, version, reports.get(version, {}), now)
+        for version in range(max(start, until - MAX_RECALLED) + 1, until + 1)
+    )
+    totals = [r.total_steps for r in records if r.total_steps is not None]
+    recalled = replace(
+        steps,
+        reports={version: of for version, of in reports.items() if version > until},
+        last=records[-1] if records else steps.last,
+        total_steps=totals[-1] if totals else steps.total_steps,
+    )
+    return recalled, records
+
+
 def resume(steps: Steps, step: int) -> tuple[Steps, int]:
     """The ranks start from version `step`; also the number of steps to be redone."""
     redone = max(0, steps.committed - step)
@@ -87,10 +122,15 @@ def report(
         reports=reports,
         total_steps=done.total_steps if done.total_steps is not None else steps.total_steps,
     )
-    complete = sorted(v for v in reports if steps.emitted < v <= min(versions))
+    complete: Sequence[int] = sorted(v for v in reports if steps.emitted < v <= min(versions))
+    if steps.marks:
+        # Since the first record of the generation no version is left out, even if all that was
+        # said about it is lost.
+        start = max(steps.emitted, min(versions) - MAX_RECALLED)
+        complete = range(start + 1, min(versions) + 1)
     records = []
     for version in complete:
-        record = summarize(generation, version, reports[version], now)
+        record = summarize(generation, version, reports.get(version, {}), now)
         records.append(record)
         steps = _count(steps, record, now)
     if complete:
@@ -117,16 +157,17 @@ def summarize(
 ) -> StepRecord:
     """The record of one version: means over the ranks that reported it.
 
-    A figure that not all ranks gave is averaged over those that gave it.
+    A figure that not all ranks gave is averaged over those that gave it; without any report there
+    is none.
     """
     dones = [reports[rank] for rank in sorted(reports)]
     return StepRecord(
         time=now,
         generation=generation,
         step=version,
-        total_steps=dones[0].total_steps,
+        total_steps=dones[0].total_steps if dones else None,
         skipped=any(done.skipped for done in dones),
-        samples=max(done.samples for done in dones),
+        samples=max((done.samples for done in dones), default=0),
         metrics=_means([done.metrics for done in dones]),
         seconds=_means([done.seconds for done in dones]),
         memory_bytes={rank: reports[rank].memory_bytes for rank in sorted(reports)},

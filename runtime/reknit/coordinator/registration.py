@@ -43,6 +43,7 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         leaving=known.leaving if known else False,
         used_store=known.used_store if known else None,
         exits=known.exits if known else (),
+        told=(*(known.told if known else ()), *message.recent),
     )
     state = replace(
         state.with_agent(agent),
@@ -93,6 +94,8 @@ def _catch_up(state: Membership, agent: Agent, connection: int, now: float) -> O
         return state, ending.end_of(state, agent, "the generation is over")
     if agent.running == running.id:
         state, actions = reports.slots(state, agent, agent.slots, now)
+        state, more = reports.catch_up(state, agent.name, now)
+        actions += more
         if running.draining is None:
             return state, actions
         drain = Drain(generation=running.id, reason=running.draining)

@@ -147,8 +147,21 @@ def _rank_note(running: Running, fault: Fault, now: float) -> Write:
     return write(now, "RankExited", sentence, generation=running.id, rank=fault.rank, detail=detail)
 
 
+def catch_up(state: Membership, name: str, now: float) -> Outcome:
+    """Takes in what an agent's ranks said while nobody could judge it."""
+    agent = state.agents[name]
+    state = state.with_agent(replace(agent, told=()))
+    actions: tuple[Action, ...] = ()
+    for message in agent.told:
+        state, more = said(state, agent, message, now)
+        actions += more
+    return state, actions
+
+
 def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outcome:
     """What a rank of the current generation says; of other generations nothing counts."""
+    if state.gathering_until is not None and not isinstance(message.message, Beat):
+        return state.with_agent(replace(agent, told=(*agent.told, message))), ()
     running = state.current
     if running is None:
         return state, ()

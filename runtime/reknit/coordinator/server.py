@@ -38,6 +38,8 @@ from reknit.protocol.status import EventRecord
 log = logging.getLogger(__name__)
 
 TICK: Final = timedelta(milliseconds=100)
+_MAX_MESSAGE_BYTES: Final = 1 << 24
+"""An agent that registers brings hundreds of steps along, with all that the user has logged."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -147,7 +149,7 @@ class Server:
         return guarded
 
     async def _serve_agent(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(max_msg_size=_MAX_MESSAGE_BYTES)
         await socket.prepare(request)
         connection = Connection(self._next_connection, socket)
         self._next_connection += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.progress import Steps
 from reknit.coordinator.recovery import Recoveries
-from reknit.protocol.agents import Exited, SlotReport
+from reknit.protocol.agents import Exited, FromSlot, SlotReport
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.outcome import Conclusion, ErrorReport, ExitClass
 from reknit.protocol.ranks import Phase
@@ -36,6 +36,8 @@ class Agent:
     """What it offered when it was last given rank 0: taken, whatever it still says."""
     exits: tuple[Exited, ...] = ()
     """Ends of processes that were reported before this coordinator had a generation."""
+    told: tuple[FromSlot, ...] = ()
+    """What its ranks said before that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ class SlotReport(Message):
     """It finished because it was told to leave."""
     unsaved: str | None = None
     """As in `Finished`."""
+    start: int | None = None
+    """The version before the first step that the process has committed; None before that."""
 
 
 class Register(Message):
@@ -51,6 +53,8 @@ class Register(Message):
     store: Endpoint
     """A listener that the next generation's store may use when rank 0 lands here."""
     slots: tuple[SlotReport, ...]
+    recent: "tuple[FromSlot, ...]" = ()
+    """The latest `StepDone` of each rank of `generation`: a coordinator may not have heard them."""
 
 
 class Heartbeat(Message):

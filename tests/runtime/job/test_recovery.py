@@ -54,6 +54,8 @@ def test_training_goes_on_without_operator_and_coordinator(cli: Cli, tmp_path: P
     assert len(run.events("GenerationBegun")) == 1
     assert len(run.events("GenerationAdopted")) == 1
     assert [event["step"] for event in run.events("Concluded")] == [12]
+    assert [record["step"] for record in run.steps()] == list(range(1, 13))
+    assert all("loss" in record["metrics"] for record in run.steps())
     assert run.weights() == cli.run(manifest).weights()
 
 

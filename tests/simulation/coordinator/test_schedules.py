@@ -161,6 +161,10 @@ def test_a_coordinator_is_replaced_without_disturbing_the_ranks(world, fault, se
     job = world(seed, faults=(fault(at, "crash coordinator"),), max_delay=0.02)
     assert job.run().exit_class is ExitClass.SUCCEEDED
     assert job.generations == [(1, 1)]
+    told = [record.step for record in job.records if isinstance(record, StepRecord)]
+    assert list(dict.fromkeys(told)) == list(range(1, 13))
+    last = [r.step for r in job.coordinators[-1].records if isinstance(r, StepRecord)]
+    assert last == list(range(1, 13))
 
 
 @settings(max_examples=20, deadline=None)

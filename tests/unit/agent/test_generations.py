@@ -3,6 +3,7 @@ from typing import Any
 
 from reknit.agent.events import (
     Connected,
+    Disconnected,
     Ended,
     Exit,
     HangUp,
@@ -15,6 +16,7 @@ from reknit.agent.events import (
     Send,
     Tell,
 )
+from reknit.agent.state import RECENT_STEPS
 from reknit.protocol.agents import (
     Begin,
     Drain,
@@ -269,3 +271,22 @@ def test_nothing_happens_after_the_exit(driver: Any, make_begin: MakeBegin) -> N
 
     assert any(isinstance(a, Exit) for a in driver.feed(Terminated()))
     assert driver.feed(Ready(), Received(make_begin()), Connected()) == []
+
+
+def test_a_new_coordinator_is_told_of_the_latest_steps(driver: Any) -> None:
+    own = driver.run()
+    first = StepDone(generation=FIRST, step=5, metrics={"loss": 1.0})
+    for launch in own:
+        driver.say(launch, first)
+    driver.feed(Disconnected())
+    for step in range(6, 6 + RECENT_STEPS):
+        driver.say(own[0], first.model_copy(update={"step": step}))
+    [register] = [m for m in driver.sent(Connected()) if isinstance(m, Register)]
+    told = [(said.rank, said.message.step) for said in register.recent]
+    newest = 5 + RECENT_STEPS
+    assert told == [
+        *((0, step) for step in range(newest + 1 - RECENT_STEPS // 2, newest + 1)),
+        (1, 5),
+    ]
+    assert register.recent[0].message.metrics == {"loss": 1.0}
+    assert [(slot.start, slot.step) for slot in register.slots] == [(4, newest), (4, 5)]

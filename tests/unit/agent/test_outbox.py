@@ -2,7 +2,7 @@ from reknit.agent.outbox import Outbox
 from reknit.protocol.agents import Exited, FromAgent, FromSlot, Heartbeat, Leaving, Register
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.outcome import ErrorReport, ExitClass, ProcessExit
-from reknit.protocol.ranks import Failed, Finished, StepDone
+from reknit.protocol.ranks import Checkpointed, Failed, Finished, StepDone
 
 STORE = Endpoint(host="h", port=1)
 FIRST = Generation(incarnation=1, counter=1)
@@ -66,11 +66,12 @@ def test_the_memory_of_a_long_outage_is_bounded() -> None:
     assert len(outbox) == 51
 
 
-def test_a_connection_begins_with_register_and_the_progress_since_the_last_one() -> None:
+def test_a_connection_begins_with_register_and_what_that_does_not_tell_anew() -> None:
     outbox = Outbox()
-    for message in [step(1), EXITED, beat(1), step(2), REGISTER, EXITED, step(3)]:
+    written = FromSlot(rank=0, message=Checkpointed(step=4, location="step-4"))
+    for message in [step(1), EXITED, beat(1), written, step(2), REGISTER, EXITED, step(3)]:
         outbox.add(message)
-    assert contents(outbox) == [REGISTER, step(1), step(2), EXITED, step(3)]
+    assert contents(outbox) == [REGISTER, written, EXITED, step(3)]
 
 
 def test_an_unsent_message_is_sent_first() -> None:

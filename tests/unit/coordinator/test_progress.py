@@ -105,3 +105,23 @@ def test_time_on_redone_steps_is_not_effective() -> None:
     for step in (1, 2, 3):
         steps, _ = report(steps, 0, done(step, seconds={"total": 2.0}))
     assert progress.effective_ratio(steps, 120.0) == pytest.approx(6 / 20)
+
+
+def test_a_version_that_nobody_could_tell_of_is_recorded_without_figures() -> None:
+    steps, _ = report(begun(0), 0, done(1))
+    steps, records = report(steps, 0, done(4, metrics={"loss": 1.0}))
+    assert [(record.step, record.metrics) for record in records] == [
+        (2, {}),
+        (3, {}),
+        (4, {"loss": 1.0}),
+    ]
+    assert steps.committed == 4
+
+
+def test_recalled_steps_are_recorded_as_far_as_they_are_remembered() -> None:
+    told = [(0, done(6, metrics={"loss": 1.0})), (0, done(7)), (1, done(6, metrics={"loss": 3.0}))]
+    steps, records = progress.recall(Steps(), GENERATION, 4, [7, 6], told, 100.0)
+    assert [(record.step, record.metrics) for record in records] == [(5, {}), (6, {"loss": 2.0})]
+    assert (steps.committed, steps.emitted, progress.speed(steps)) == (6, 6, None)
+    steps, records = report(steps, 1, done(7))
+    assert [(record.step, len(record.memory_bytes)) for record in records] == [(7, 2)]

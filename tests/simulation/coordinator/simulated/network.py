@@ -11,6 +11,7 @@ from reknit.coordinator.membership import handle
 from reknit.coordinator.state import Membership
 from reknit.protocol.agents import Begin, Conclude
 from reknit.protocol.base import Generation
+from reknit.protocol.status import Record
 
 if TYPE_CHECKING:
     from simulated.parts import Agent
@@ -77,6 +78,7 @@ class Coordinator:
     state: Membership
     connections: dict[int, Connection] = field(default_factory=dict)
     alive: bool = True
+    records: list[Record] = field(default_factory=list)
     begun: tuple[int, int] = (0, 0)
 
     def feed(self, event: events.Event) -> None:
@@ -97,6 +99,7 @@ class Coordinator:
                         self.connections[number].hang_up()
                 case events.Write(record):
                     self.world.records.append(record)
+                    self.records.append(record)
                 case events.StepDown():
                     self.die()
 
