@@ -16,8 +16,8 @@ from reknit_operator.cli.refusal import Refusal
 
 _T = TypeVar("_T")
 
-PERIOD: Final = timedelta(milliseconds=200)
-"""Time between two looks at the session."""
+PERIOD: Final = timedelta(milliseconds=500)
+"""Time between two looks at the session: each takes time from ranks on the same cores."""
 
 
 class Session(Protocol):
@@ -54,6 +54,11 @@ class Session(Protocol):
 
 class Display(Protocol):
     """Where a person looks."""
+
+    @property
+    def wants_status(self) -> bool:
+        """Whether `show` makes use of the coordinator's status."""
+        ...
 
     def recall(self, records: Sequence[Record]) -> None:
         """Takes what happened before; nobody needs to be told."""
@@ -177,7 +182,8 @@ class _Run:
 
     async def _look(self) -> None:
         records = self.fresh()
-        self._display.show(records, await self._session.status())
+        status = await self._session.status() if self._display.wants_status else None
+        self._display.show(records, status)
         steps = [record.step for record in records if record.kind == "step"]
         self._committed = max([self._committed, *steps])
         due, self.kills = split(self.kills, self._committed)

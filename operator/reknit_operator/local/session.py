@@ -24,7 +24,8 @@ from reknit_operator.reconcile.coordinator import CoordinatorClient, read_token
 from reknit_operator.reconcile.observe import ref_of
 from reknit_operator.reconcile.observed import Ref
 
-_GATHER_PERIOD: Final = timedelta(milliseconds=200)
+_GATHER_PERIOD: Final = timedelta(milliseconds=500)
+"""The coordinator is asked no more often, as answers take time from ranks on the same cores."""
 
 
 class LocalSession:

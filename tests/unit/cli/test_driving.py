@@ -23,7 +23,8 @@ AT_ONCE = timedelta(milliseconds=1)
 class Notes:
     """A display that remembers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wants_status: bool = True) -> None:
+        self.wants_status = wants_status
         self.records: list[Record] = []
         self.recalled: list[Record] = []
         self.said: list[str] = []
@@ -148,6 +149,19 @@ async def test_a_session_that_breaks_is_closed(
     with pytest.raises(RuntimeError, match="broken"):
         await run(session, Notes())
     assert session.closed == 1
+
+
+async def test_a_display_without_use_for_it_costs_no_status(
+    make_session: Any, records: list[Record], job: DistributedTrainingJob
+) -> None:
+    session, notes = make_session(records, job), Notes(wants_status=False)
+
+    async def status() -> None:
+        raise AssertionError("nobody needs it")
+
+    session.status = status
+    assert await run(session, notes) is job
+    assert notes.records == records
 
 
 async def test_a_session_that_cannot_start_is_refused(

@@ -20,6 +20,9 @@ KEPT_OUTPUT: Final = 6
 class PlainDisplay:
     """Prints lines."""
 
+    wants_status: Final = False
+    """Lines tell of records only."""
+
     def __init__(self, console: Console, name: str, output: OutputTail | None = None) -> None:
         self._console = console
         self._lines = Lines(name)
@@ -61,6 +64,9 @@ class PlainDisplay:
 
 class LiveDisplay:
     """Draws on a terminal, in place."""
+
+    wants_status: Final = True
+    """For the phase of each rank."""
 
     def __init__(self, console: Console, name: str, output: OutputTail | None = None) -> None:
         self.view = View(name)
