@@ -24,7 +24,8 @@ from reknit.protocol.settings import ENV_JOB, JobSettings
 
 EXEC_FAILED: Final = 127
 """Exit status of a child whose program cannot be executed, as shells have it."""
-_IGNORED_BY_RANKS: Final = (signal.SIGTERM, signal.SIGINT)
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+"""Without effect on forkserver and ranks: the agent, which gets them too, decides what follows."""
 
 
 class Server:
@@ -99,11 +100,7 @@ class Server:
         os.environ.update(message.environment)
         if message.arguments is not None:
             _execute(message.arguments)
-        # A rank leaves at a step boundary when its agent says so; what it starts in its turn may be
-        # ended as usual.
-        for number in _IGNORED_BY_RANKS:
-            signal.signal(number, signal.SIG_IGN)
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+        _outlive_stops()
         channel, *listener = (socket.socket(fileno=descriptor) for descriptor in descriptors)
         target = warmup.resolve_target(self._target)
         return target(self._settings, channel, listener[0] if listener else None)
@@ -166,6 +163,23 @@ def _ended_child() -> int | None:
     except ChildProcessError:
         return None
     return found.si_pid if found is not None else None
+
+
+def _outlive_stops() -> None:
+    """A rank leaves at a step boundary when its agent says so; what it starts ends as usual.
+
+    Programs that are executed would inherit that a signal is ignored, but not a handler.
+    """
+    for number in _STOPS:
+        signal.signal(number, lambda *_: None)
+        # Libraries need not be prepared for calls that a signal breaks off.
+        signal.siginterrupt(number, False)
+    os.register_at_fork(after_in_child=_heed_stops)
+
+
+def _heed_stops() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _execute(arguments: tuple[str, ...]) -> NoReturn:
@@ -233,7 +247,7 @@ def main(arguments: list[str]) -> None:
     linux.die_with_parent(options.parent)
     linux.adopt_orphans()
     linux.set_title("forkserver")
-    for number in _IGNORED_BY_RANKS:
+    for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
     settings = JobSettings.model_validate_json(os.environ[ENV_JOB])
     agent = socket.socket(fileno=options.socket)

@@ -1,6 +1,5 @@
 """The life of a rank process: takes its place, runs the user's function, tells how it ended."""
 
-import signal
 import socket
 from datetime import timedelta
 from typing import Final
@@ -30,8 +29,6 @@ def run(settings: JobSettings, channel: socket.socket, store_listener: socket.so
         channel: the line to the agent; its first message is the place.
         store_listener: on the rank that hosts the rendezvous store, its listening socket.
     """
-    # Ctrl-C reaches every process of a terminal; the decision to stop comes from the agent.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = Channel(channel, heartbeat=timedelta(seconds=settings.recovery.heartbeat_seconds))
     try:
         assign = link.start()

@@ -103,8 +103,6 @@ async def test_a_rank_sees_a_clean_process(
         "import os, signal, threading\n"
         "    open('{path}', 'w').write(repr([\n"
         "        'REKNIT_TOKEN' in os.environ,\n"
-        "        signal.getsignal(signal.SIGTERM) is signal.SIG_IGN,\n"
-        "        signal.getsignal(signal.SIGINT) is signal.SIG_IGN,\n"
         "        signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,\n"
         "        threading.active_count(), os.getsid(0) == os.getpid(), len(sys.argv),\n"
         "        open('/proc/self/comm').read().strip(),\n"
@@ -119,9 +117,46 @@ async def test_a_rank_sees_a_clean_process(
     await run_generation(num_ranks=1)
     await exit_of(coordinator)
     seen = eval((tmp_path / "seen").read_text())
-    assert seen[:8] == [False, True, True, True, 1, True, 1, "rank 0"]
+    assert seen[:6] == [False, True, 1, True, 1, "rank 0"]
     # Its channel, the store's listener, and the file being written.
-    assert seen[8] == [str(tmp_path / "seen"), "socket", "socket"]
+    assert seen[6] == [str(tmp_path / "seen"), "socket", "socket"]
+
+
+async def test_a_rank_outlives_signals_that_end_what_it_has_started(
+    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, tmp_path: Path
+) -> None:
+    body = (
+        "import multiprocessing, os, signal, subprocess\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    ends = []\n"
+        "    for number in (signal.SIGTERM, signal.SIGINT):\n"
+        "        program = subprocess.Popen(['sleep', '1000'])\n"
+        "        program.send_signal(number)\n"
+        "        ends.append(program.wait(10))\n"
+        "    ready, told = multiprocessing.Pipe()\n"
+        "    fork = multiprocessing.get_context('fork')\n"
+        "    def wait():\n"
+        "        told.send('here')\n"
+        "        signal.pause()\n"
+        "    child = fork.Process(target=wait)\n"
+        "    child.start()\n"
+        "    ready.recv()\n"
+        "    child.terminate()\n"
+        "    child.join(10)\n"
+        "    open('{path}', 'w').write(repr([*ends, child.exitcode]))\n"
+        "    return 1"
+    ).format(path=tmp_path / "ends")
+    (tmp_path / "target.py").write_text(TARGET.format(body=body))
+    start_agent(target="target:run")
+    await run_generation(num_ranks=1)
+    exited = await exit_of(coordinator)
+    assert exited.exit.exit_code == 1
+    assert eval((tmp_path / "ends").read_text()) == [
+        -signal.SIGTERM,
+        -signal.SIGINT,
+        -signal.SIGTERM,
+    ]
 
 
 async def test_a_module_that_starts_threads_makes_processes_start_cold(
