@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -17,8 +18,8 @@ from reknit_operator.reconcile.cache import Cache, JobKey
 from reknit_operator.reconcile.client import ConflictError, NotFoundError, ObjectClient
 from reknit_operator.reconcile.coordinator import read_token
 from reknit_operator.reconcile.decide import decide
-from reknit_operator.reconcile.observe import observe, owned_by
-from reknit_operator.reconcile.observed import Observed
+from reknit_operator.reconcile.observe import observe, owned_by, parse_pod
+from reknit_operator.reconcile.observed import Observed, Ref
 from reknit_operator.reconcile.plan import Plan
 from reknit_operator.reconcile.poll import Poller
 from reknit_operator.reconcile.queue import KeyedQueue
@@ -115,6 +116,22 @@ class Controller:
             self._written[key] = now
         if plan.requeue_after is not None:
             self._queue.add(key, plan.requeue_after)
+        for ref in plan.gone:
+            await self._confirm_gone(key, ref)
+
+    async def _confirm_gone(self, key: JobKey, ref: Ref) -> None:
+        """Tells the coordinator that a pod is gone, unless the cache was wrong about it.
+
+        Raises:
+            OSError: the coordinator does not answer; it is to be tried again.
+        """
+        with suppress(NotFoundError):
+            pod = parse_pod(await self._client.get(ref))
+            if pod is None or not pod.stopped:
+                return
+        if not await self._poller.confirm_gone(key, ref.name):
+            raise OSError(f"the coordinator could not be told that {ref.name} is gone")
+        await self._poller.ask(key)
 
     def _follow(self, key: JobKey, observed: Observed) -> None:
         """Polls the coordinator of the highest incarnation that has an address."""

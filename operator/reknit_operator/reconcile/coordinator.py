@@ -38,6 +38,16 @@ class CoordinatorClient:
         except ValidationError:
             return None
 
+    async def confirm_gone(self, pod: str) -> bool:
+        """Tells it that no process of a pod is left; False if it cannot be reached."""
+        try:
+            async with self._session.post(
+                self._base + "/gone", params={"agent": pod}, headers=self._headers, timeout=TIMEOUT
+            ) as response:
+                return response.status == 204
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
     async def metrics(self) -> str | None:
         """Its metrics in Prometheus' text format; None if it cannot be reached."""
         return await self._get("/metrics")

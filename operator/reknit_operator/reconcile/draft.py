@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from reknit.protocol.outcome import ExitClass
 from reknit_operator.api.types import Condition, ConditionType, JobStatus
-from reknit_operator.constants import Reason
+from reknit_operator.constants import Kind, Reason
 from reknit_operator.policy.cleanup import Removal
 from reknit_operator.reconcile.observed import Observed, Ref
 from reknit_operator.reconcile.plan import Delete, JobEvent, Plan
@@ -25,6 +25,7 @@ class Draft:
         self._creates: list[dict[str, Any]] = []
         self._deletes: list[Delete] = []
         self._events: list[JobEvent] = []
+        self._gone: list[Ref] = []
         self._wake: datetime | None = None
 
     def update(self, **changes: Any) -> None:
@@ -89,6 +90,10 @@ class Draft:
         self.wake(removal.look_again)
         return removal.done
 
+    def confirm_gone(self, name: str) -> None:
+        """Tells the coordinator that no process of the pod of this name is left."""
+        self._gone.append(Ref(Kind.POD, self.job.metadata.namespace, name))
+
     def wake(self, *moments: datetime | None) -> None:
         """Looks at the job again at these moments; those in the past are left out."""
         times: Iterable[datetime] = (time for time in moments if time and time > self.now)
@@ -101,5 +106,6 @@ class Draft:
             creates=tuple(self._creates),
             deletes=tuple(self._deletes),
             events=tuple(self._events),
+            gone=tuple(self._gone),
             requeue_after=self._wake - self.now if self._wake else None,
         )

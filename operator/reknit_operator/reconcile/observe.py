@@ -97,6 +97,7 @@ def parse_pod(item: Object) -> Pod | None:
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         ready=_condition(status, "Ready").get("status") == "True",
         deleted=datetime.fromisoformat(deleted) if deleted else None,
+        stopped=_stopped(status),
         finished=datetime.fromisoformat(finished) if finished else None,
         exit_code=terminated.get("exitCode"),
         reason=_reason(status, terminated),
@@ -112,6 +113,19 @@ def _container(status: dict[str, Any]) -> dict[str, Any]:
         if container["name"] in (TRAINING_CONTAINER, COORDINATOR_CONTAINER):
             return dict(container)
     return {}
+
+
+def _stopped(status: dict[str, Any]) -> bool:
+    """Whether the kubelet has seen the end of every container.
+
+    The phase alone does not say so: it is also set for a pod whose node has not been heard.
+    """
+    containers = status.get("containerStatuses", ())
+    return (
+        status.get("phase") in (PodPhase.SUCCEEDED, PodPhase.FAILED)
+        and bool(containers)
+        and all("terminated" in container.get("state", {}) for container in containers)
+    )
 
 
 def _condition(status: dict[str, Any], kind: str) -> dict[str, Any]:

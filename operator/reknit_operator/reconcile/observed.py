@@ -51,6 +51,8 @@ class Pod:
     ready: bool = False
     deleted: datetime | None = None
     """When a pod being deleted must be gone: request plus grace period."""
+    stopped: bool = False
+    """All of its containers have terminated: no process of it runs anywhere."""
     finished: datetime | None = None
     exit_code: int | None = None
     reason: str | None = None

@@ -28,7 +28,7 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in the order in which they are carried out: status, creates and deletes, events.
+    """Steps in the order in which they are carried out: status, creates and deletes, events, gone.
 
     Counters and outcomes stand in the status, so they are safe before a child is touched. When the
     status cannot be written, nothing else happens.
@@ -39,19 +39,22 @@ class Plan:
     creates: tuple[dict[str, Any], ...] = ()
     deletes: tuple[Delete, ...] = ()
     events: tuple[JobEvent, ...] = ()
+    gone: tuple[Ref, ...] = ()
+    """Pods of which the coordinator is to be told that no process of them is left."""
     requeue_after: timedelta | None = None
     """When to look again although nothing may have happened."""
 
     @property
     def empty(self) -> bool:
         """Whether nothing is to be done now."""
-        return not (self.status or self.creates or self.deletes or self.events)
+        return not (self.status or self.creates or self.deletes or self.events or self.gone)
 
     def __str__(self) -> str:
         """Names of the steps; contents stay out, one of them holds the token."""
         steps = ["status"] if self.status else []
         steps += [f"+{new['kind']} {new['metadata']['name']}" for new in self.creates]
         steps += [f"-{gone.ref.kind} {gone.ref.name}" for gone in self.deletes]
+        steps += [f"gone {ref.name}" for ref in self.gone]
         return ", ".join(steps) or "nothing"
 
     __repr__ = __str__

@@ -52,6 +52,13 @@ class Poller:
             if report is not None:
                 self._reports[key] = report
 
+    async def confirm_gone(self, key: JobKey, pod: str) -> bool:
+        """Tells the job's coordinator that no process of a pod is left; whether it has heard."""
+        target = self._targets.get(key)
+        if target is None:
+            return False
+        return await CoordinatorClient(self._session, *target).confirm_gone(pod)
+
     def forget(self, key: JobKey) -> None:
         """Ends the polling of a job and drops its report."""
         self._stop(key)
@@ -82,4 +89,10 @@ class Poller:
 
 def _essence(report: CoordinatorStatus) -> tuple[object, ...]:
     """What a decision may depend on; steps and losses move all the time and do not count."""
-    return (report.incarnation, report.phase, report.generation, report.conclusion)
+    return (
+        report.incarnation,
+        report.phase,
+        report.generation,
+        report.missing,
+        report.conclusion,
+    )

@@ -20,7 +20,12 @@ from reknit_operator.policy.outcome import Outcome
 from reknit_operator.policy.suspension import Suspension, suspension
 from reknit_operator.reconcile.draft import Draft
 from reknit_operator.reconcile.observed import Pod
-from reknit_operator.reconcile.status import report_pods, report_progress, report_training
+from reknit_operator.reconcile.status import (
+    known_coordinator,
+    report_pods,
+    report_progress,
+    report_training,
+)
 
 
 def run(draft: Draft) -> Outcome | None:
@@ -31,6 +36,7 @@ def run(draft: Draft) -> Outcome | None:
         return outcome
     if _make_room(draft):
         _fill(draft)
+    _confirm_gone(draft)
     report_pods(draft)
     report_training(draft)
     report_progress(draft)
@@ -143,6 +149,18 @@ def _fill(draft: Draft) -> None:
                     replacements=draft.status.replacements.get(replica_key("worker", replica), 0),
                 )
             )
+
+
+def _confirm_gone(draft: Draft) -> None:
+    """Clears the way for a smaller world: pods that the coordinator misses and that are no more.
+
+    The coordinator does not name them again once it knows.
+    """
+    report = known_coordinator(draft)
+    existing = {pod.ref.name for pod in draft.observed.pods if not pod.stopped}
+    for name in () if report is None else report.missing:
+        if name not in existing:
+            draft.confirm_gone(name)
 
 
 def _create_coordinator(draft: Draft) -> None:

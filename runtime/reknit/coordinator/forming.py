@@ -58,6 +58,13 @@ def _others_cannot_go_on(state: Membership, previous: Previous) -> bool:
     return all_known and previous.agents - survivors <= state.gone
 
 
+def missing(state: Membership) -> tuple[str, ...]:
+    """Agents of the previous generation that nobody hears, and that are not known to be gone."""
+    if state.current is not None or state.previous is None or not state.policy.may_shrink:
+        return ()
+    return tuple(sorted(state.previous.agents - state.agents.keys() - state.gone))
+
+
 def _largest_world(policy: Policy, num_workers: int) -> int:
     """The most workers that the layout allows; 0 if there are too few."""
     sizes = range(num_workers, policy.min_workers - 1, -1)

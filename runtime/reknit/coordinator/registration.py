@@ -178,9 +178,12 @@ def _lose(state: Membership, agent: Agent, silence: float, now: float) -> Outcom
 
 def confirmed_gone(state: Membership, name: str, now: float) -> Outcome:
     """The operator knows that the pod is gone: there is nothing to wait for."""
-    state = replace(state, gone=state.gone | {name})
     agent = state.agents.get(name)
-    if agent is None or agent.connection is not None:
+    if agent is not None and agent.connection is not None:
+        # Another pod has taken the name meanwhile.
+        return state, ()
+    state = replace(state, gone=state.gone | {name})
+    if agent is None:
         return state, ()
     return _lose(state, agent, now - agent.heard, now)
 

@@ -1,6 +1,6 @@
 """What a membership looks like from outside: pure."""
 
-from reknit.coordinator import progress
+from reknit.coordinator import forming, progress
 from reknit.coordinator.state import Membership
 from reknit.protocol.status import (
     CoordinatorStatus,
@@ -38,6 +38,7 @@ def status_of(state: Membership) -> CoordinatorStatus:
         generation=state.current.id if state.current else None,
         num_agents=len(state.agents),
         num_expected_agents=state.policy.num_workers,
+        missing=forming.missing(state),
         ranks=tuple(
             RankStatus(
                 rank=member.rank,

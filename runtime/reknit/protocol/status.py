@@ -73,6 +73,9 @@ class CoordinatorStatus(Message):
     generation: Generation | None = None
     num_agents: int = 0
     num_expected_agents: int = 0
+    missing: tuple[str, ...] = ()
+    """Pods that stand in the way of a smaller world, as processes may still run there unheard; the
+    operator confirms those that exist no more."""
     ranks: tuple[RankStatus, ...] = ()
     progress: Progress = Progress()
     recovery: RecoveryStatus = RecoveryStatus()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobruns import Cli, Run, session_processes, wait_for_end
+from jobruns import TASKS, Cli, Run, session_processes, wait_for_end
 
 TWO_PODS = {"replicas": 2, "processesPerReplica": 2}
 
@@ -162,3 +162,33 @@ def test_a_stop_without_its_checkpoint_says_so_in_its_last_words(cli: Cli) -> No
     assert f"task was stopped, but {lost}" in shown
     [log] = [file.read_text() for file in run.run_dir.glob("logs/*-worker-*.log")]
     assert f"rank 1 has left: {lost}" in log
+
+
+def test_a_smaller_world_goes_on_when_the_pod_of_half_of_it_is_gone(
+    cli: Cli, tmp_path: Path
+) -> None:
+    gate, late = tmp_path / "gate", tmp_path / "late"
+    late.mkdir()
+    # The replacement does not come up as long as the job runs.
+    (late / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "if os.environ.get('REKNIT_POD_NAME') == 'task-worker-1-1':\n"
+        "    signal.pause()\n"
+    )
+    content = spec("None", steps=12, wait_for=str(gate), wait_step=6)
+    content["recovery"] = {"onLoss": "Shrink"}
+    content["workers"] = {"replicas": 2, "processesPerReplica": 1, "minReplicas": 1}
+    run = cli.start(cli.manifest(**content), PYTHONPATH=f"{late}:{TASKS}")
+    run.wait_for_step(6)
+    [agent] = [
+        process.pid
+        for process in session_processes(run.process.pid)
+        if "reknit.agent" in process.command.split()
+        and b"REKNIT_POD_NAME=task-worker-1\0" in Path(f"/proc/{process.pid}/environ").read_bytes()
+    ]
+    os.kill(agent, signal.SIGKILL)
+    run.wait_for_events("GenerationBegun", 2)
+    gate.touch()
+    assert run.finish() == 0, run.output + run.errors
+    assert [event["figures"]["ranks"] for event in run.events("GenerationBegun")] == [2, 1]
+    assert sorted(run.losses()) == list(range(1, 13))

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reknit.protocol.outcome import AGENT_EXIT_CODES, Conclusion, ExitClass
+from reknit.protocol.status import CoordinatorStatus, MembershipPhase
 from reknit_operator.api.types import DistributedTrainingJob, Metadata
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import (
@@ -135,7 +136,12 @@ class Desk:
         self.world.wakes_at = self.world.now + after
 
     def report(self, _key):
-        return None
+        return self.world.report()
+
+    async def confirm_gone(self, _key, pod):
+        assert pod not in {item["metadata"]["name"] for item in self.world.pods()}
+        self.world.missing -= {pod}
+        return True
 
     def follow(self, _key, _address, _token):
         return
@@ -157,6 +163,8 @@ class World:
         self.connection = Connection(self.store)
         self.wakes_at = None
         self.finishing = False
+        self.missing = set()
+        """Pods that the coordinator waits for a word about."""
         self.other = None
         spec = {
             "entrypoint": {"function": "gpt:train"},
@@ -279,6 +287,16 @@ class World:
         """Sets spec.suspend if it is not so already."""
         if self.job().spec.suspend is not suspend:
             self.store.merge_spec(JOB, {"suspend": suspend})
+
+    def report(self):
+        """What the coordinator says; nothing as long as it has no question."""
+        if not self.missing:
+            return None
+        return CoordinatorStatus(
+            incarnation=self.job().status.membership.incarnation,
+            phase=MembershipPhase.WAITING,
+            missing=tuple(sorted(self.missing)),
+        )
 
     def job(self):
         try:

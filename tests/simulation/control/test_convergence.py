@@ -1,5 +1,6 @@
 """Whatever happens to pods, watches and operator, in whatever order: the job comes right."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -175,3 +176,23 @@ def test_a_pod_on_a_dead_node_blocks_neither_replacement_nor_end(make_world):
     world.deliver()
     names = [pod["metadata"]["name"] for pod in world.pods("worker")]
     assert names == ["gpt-worker-1", "gpt-worker-0-1"]
+
+
+@pytest.mark.parametrize("loss", ["drop", "end"])
+def test_the_coordinator_hears_of_the_pods_that_are_gone_and_of_no_others(make_world, loss):
+    world = make_world(recovery={"onLoss": "Shrink"}, workers={"replicas": 2, "minReplicas": 1})
+    world.settle()
+    world.missing = {"gpt-worker-0", "gpt-worker-1"}
+    lost = world.worker(1)
+    if loss == "drop":
+        world.drop(lost)
+    else:
+        world.end(lost, ExitClass.KILLED)
+    # The operator does not know of the loss yet; then it does.
+    world.reconcile()
+    assert world.missing == {"gpt-worker-0", "gpt-worker-1"}
+    world.deliver()
+    world.reconcile()
+    # What was dropped is made again under the same name, and such a pod may not be called gone.
+    still = {"gpt-worker-0", "gpt-worker-1"} if loss == "drop" else {"gpt-worker-0"}
+    assert world.missing == still

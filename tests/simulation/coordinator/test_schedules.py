@@ -67,6 +67,15 @@ def test_a_job_that_may_shrink_finishes_too(
     assert job.run().exit_class is ExitClass.SUCCEEDED
 
 
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(5.0, 8.0), st.integers(0, 9))
+def test_one_of_two_goes_on_when_the_other_is_gone(world, fault, seed, at, target) -> None:
+    lost = fault(at, "kill agent", target)
+    job = world(seed, faults=(lost,), num_workers=2, may_shrink=True, replacement_seconds=1e6)
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+    assert len(job.generations) <= 2
+
+
 @settings(max_examples=25, deadline=None)
 @given(seeds, schedules(PROCESS_FAULTS, max_size=4))
 def test_records_tell_every_step_of_a_generation_once_and_in_order(

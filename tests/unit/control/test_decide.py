@@ -346,3 +346,19 @@ def test_the_report_of_an_earlier_incarnation_is_not_believed(settled, report, n
 def test_an_unreachable_coordinator_changes_nothing(settled, report, now):
     status = settled(coordinator=report()).job.status
     assert decide(settled(status=status), now).empty
+
+
+def test_the_coordinator_hears_which_of_the_pods_that_it_misses_are_no_more(
+    settled, make_worker, now
+):
+    report = CoordinatorStatus(
+        incarnation=1,
+        phase=MembershipPhase.WAITING,
+        missing=("gpt-worker-0", "gpt-worker-1", "gpt-worker-2", "gpt-worker-9"),
+    )
+    unheard = make_worker(1, phase=PodPhase.FAILED, reason="NodeLost")
+    ended = make_worker(2, phase=PodPhase.FAILED, stopped=True)
+    plan = decide(settled(unheard, ended, coordinator=report), now)
+    assert [ref.name for ref in plan.gone] == ["gpt-worker-2", "gpt-worker-9"]
+    stale = report.model_copy(update={"incarnation": 0})
+    assert decide(settled(unheard, ended, coordinator=stale), now).gone == ()

@@ -130,3 +130,19 @@ def test_an_object_of_a_later_version_is_refused(make_job):
     item["spec"]["fromTheFuture"] = True
     with pytest.raises(ValidationError):
         observe(item, (), options=OPTIONS, new_token="t")
+
+
+@pytest.mark.parametrize(
+    ("status", "stopped"),
+    [
+        (container(terminated={"exitCode": 137}), True),
+        ({**container(terminated={"exitCode": 0}), "phase": "Succeeded"}, True),
+        (container(running={}), False),
+        ({"phase": "Failed"}, False),
+        ({**container(terminated={"exitCode": 1}), "phase": "Running"}, False),
+    ],
+)
+def test_a_pod_has_stopped_when_the_end_of_all_its_containers_was_seen(worker, status, stopped):
+    pod = parse_pod(worker(**status))
+    assert pod is not None
+    assert pod.stopped is stopped

@@ -309,3 +309,24 @@ def test_ranks_that_leave_without_a_checkpoint_do_not_look_clean(drive) -> None:
     job.stop()
     job.say(0, Resumed(generation=job.generation, step=4, source="step-4"))
     assert status_of(job.state).checkpoint.unsaved is None
+
+
+def test_the_operator_is_asked_about_the_pods_that_are_in_the_way(shrinking) -> None:
+    job = shrinking
+    job.begin()
+    assert status_of(job.state).missing == ()
+    job.wait(2.2, 0)
+    assert status_of(job.state).missing == ("w1", "w2")
+    job.feed(events.ConfirmedGone("w1"))
+    job.feed(events.ConfirmedGone("w1"))
+    assert status_of(job.state).missing == ("w2",)
+
+
+def test_a_pod_that_has_taken_the_name_of_one_that_is_gone_is_not_gone(shrinking) -> None:
+    job = shrinking
+    job.begin()
+    job.wait(2.2, 0)
+    job.stop(0)
+    job.register(1)
+    job.feed(events.ConfirmedGone("w1"))
+    assert job.state.gone == frozenset()

@@ -15,6 +15,7 @@ from simulated.wrongs import Fault, Program
 
 from reknit.agent import events as agent_events
 from reknit.agent.state import Identity, new_state
+from reknit.coordinator import events, forming
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.state import new_membership
 from reknit.protocol.base import Endpoint
@@ -143,13 +144,25 @@ class World(Training):
         return connection
 
     def operator_sees(self, agent: Agent) -> None:
-        """Replaces a pod that is gone; one whose message says that the job is over ends it."""
+        """Replaces a pod that is gone; one whose message says that the job is over ends it.
+
+        A coordinator that misses it is told.
+        """
+        self.later(0.05, 1.0, lambda: self.confirm_gone(agent))
         if agent.exited is not None and agent.exited in self.conclusions:
             self.is_over = True
             self.later(5.0, 6.0, self.clean_up)
         else:
             wait = self.replacement_seconds
             self.later(wait / 2, wait, lambda: self.is_over or self.start_agent(agent.replica))
+
+    def confirm_gone(self, agent: Agent) -> None:
+        """Once the coordinator asks; the operator polls its status."""
+        newest = self.coordinators[-1]
+        if newest.alive and agent.name in forming.missing(newest.state):
+            newest.feed(events.ConfirmedGone(agent.name))
+        elif not self.is_over:
+            self.later(0.5, 1.0, lambda: self.confirm_gone(agent))
 
     def clean_up(self) -> None:
         """Pods that were not told that the job is over, because nobody was there to tell them."""
