@@ -1,18 +1,20 @@
 """Throughput of training through Reknit beside bare scripts: `make bench-overhead`.
 
 Each pair runs the bare script and Reknit one after the other, in turns which goes first, with the
-same model and batches. A run's throughput is that of its steps after the warm-up. The last line is
-JSON with the median ratio over the pairs.
+same model, batches and collectives (gloo). A run's throughput is that of its steps after the
+warm-up. Both must arrive at the same loss: else they did not do the same work, and the bench fails.
+The last line is JSON with the median ratio over the pairs.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,13 +28,26 @@ sys.path[:0] = [str(HERE), str(EXAMPLE)]
 from workload import Config  # noqa: E402 - found through the path set above
 
 WARM_UP = 15
+LOSS_TOLERANCE = 1e-3
+"""Relative, at the last step: the contestants add in different orders."""
 SHARDINGS = {"ddp": "None", "deepspeed": "ZeRO2"}
 console = Console(width=100)
 
 
-def throughput(done: list[float], config: Config) -> float:
-    """Samples per second between the end of the warm-up and the last step."""
-    return (len(done) - WARM_UP) * config.global_batch / (done[-1] - done[WARM_UP - 1])
+@dataclass(frozen=True)
+class Timed:
+    """A contestant's run."""
+
+    samples_per_second: float
+    """Between the end of the warm-up and the last step."""
+    loss: float
+    """Mean over the last global batch."""
+
+
+def timed(done: list[float], loss: float, config: Config) -> Timed:
+    """What follows from the times at which the steps were complete."""
+    seconds = done[-1] - done[WARM_UP - 1]
+    return Timed((len(done) - WARM_UP) * config.global_batch / seconds, loss)
 
 
 def run(command: list[str]) -> str:
@@ -50,16 +65,17 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def run_bare(strategy: str, config: Config, num_ranks: int) -> float:
-    """Throughput of the bare script under torchrun."""
+def run_bare(strategy: str, config: Config, num_ranks: int) -> Timed:
+    """The bare script under torchrun."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     script = [str(HERE / "bare.py"), strategy, json.dumps(asdict(config))]
     output = run([*launcher, f"--nproc-per-node={num_ranks}", *script])
-    return throughput(json.loads(output.strip().splitlines()[-1]), config)
+    told = json.loads(output.strip().splitlines()[-1])
+    return timed(told["done"], told["loss"], config)
 
 
-def run_reknit(strategy: str, config: Config, num_ranks: int) -> float:
-    """Throughput of `reknit run`, from the times at which the coordinator saw the steps."""
+def run_reknit(strategy: str, config: Config, num_ranks: int) -> Timed:
+    """`reknit run`, with the times of its history."""
     manifest = {
         "apiVersion": "reknit.dev/v1alpha1",
         "kind": "DistributedTrainingJob",
@@ -86,11 +102,10 @@ def run_reknit(strategy: str, config: Config, num_ranks: int) -> float:
             ]
         )
         lines = (run_dir / "history.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    done = [record["time"] for record in records if record["kind"] == "step"]
-    if len(done) != config.steps:
-        raise SystemExit(f"expected {config.steps} steps in the history, found {len(done)}")
-    return throughput(done, config)
+    steps = [record for record in map(json.loads, lines) if record["kind"] == "step"]
+    if len(steps) != config.steps:
+        raise SystemExit(f"expected {config.steps} steps in the history, found {len(steps)}")
+    return timed([step["time"] for step in steps], steps[-1]["metrics"]["loss"], config)
 
 
 def main() -> None:
@@ -101,18 +116,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Config.steps)
     arguments = parser.parse_args()
     config = Config(steps=arguments.steps)
-    table = Table("strategy", "pair", "bare samples/s", "Reknit samples/s", "ratio")
+    titles = ("bare samples/s", "Reknit samples/s", "ratio", "bare loss", "Reknit loss")
+    table = Table("strategy", "pair", *titles)
     result: dict[str, object] = {"bench": "overhead"}
     for strategy in SHARDINGS:
         ratios = []
         for pair in range(arguments.pairs):
             contestants = [run_bare, run_reknit]
             order = contestants if pair % 2 == 0 else contestants[::-1]
-            rates = {run: run(strategy, config, arguments.ranks) for run in order}
-            bare, ours = rates[run_bare], rates[run_reknit]
-            ratios.append(ours / bare)
+            runs = {run: run(strategy, config, arguments.ranks) for run in order}
+            bare, ours = runs[run_bare], runs[run_reknit]
+            if not math.isclose(bare.loss, ours.loss, rel_tol=LOSS_TOLERANCE):
+                raise SystemExit(f"{strategy}: bare loss {bare.loss}, Reknit's {ours.loss}")
+            ratios.append(ours.samples_per_second / bare.samples_per_second)
+            cells = [bare.samples_per_second, ours.samples_per_second]
             table.add_row(
-                strategy, str(pair + 1), f"{bare:.1f}", f"{ours:.1f}", f"{ratios[-1]:.3f}"
+                strategy,
+                str(pair + 1),
+                *(f"{cell:.1f}" for cell in cells),
+                f"{ratios[-1]:.3f}",
+                f"{bare.loss:.5f}",
+                f"{ours.loss:.5f}",
             )
             console.print(f"{strategy} pair {pair + 1}: ratio {ratios[-1]:.3f}")
         result[f"{strategy}_ratio"] = round(statistics.median(ratios), 4)
