@@ -177,6 +177,24 @@ def test_a_coordinator_is_replaced_without_disturbing_the_ranks(world, fault, se
 
 
 @settings(max_examples=20, deadline=None)
+@given(seeds, st.lists(st.tuples(st.floats(2.0, 3.5), st.integers(0, 2)), max_size=8))
+def test_of_two_coordinators_the_newer_one_wins(world, fault, seed, drops) -> None:
+    dropped = tuple(fault(at, "drop connection", target) for at, target in drops)
+    job = world(seed, faults=(fault(2.0, "second coordinator"), *dropped), max_delay=0.02)
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+    assert job.generations == sorted(set(job.generations))
+
+
+def test_a_coordinator_ends_when_an_agent_has_promised_itself_to_a_newer_one(world, fault) -> None:
+    """Agents that the second one has won find the first one once more."""
+    drops = [fault(at, "drop connection", target) for at in (2.1, 2.4) for target in range(3)]
+    faults = (fault(2.0, "second coordinator"), *drops)
+    jobs = [world(seed, faults=faults, max_delay=0.02) for seed in range(10)]
+    assert {job.run().exit_class for job in jobs} == {ExitClass.SUCCEEDED}
+    assert sum(job.num_outdone for job in jobs) > 0
+
+
+@settings(max_examples=20, deadline=None)
 @given(seeds, st.floats(2.5, 5.0), st.integers(0, 2))
 def test_a_pod_that_is_told_to_leave_costs_no_step(world, fault, seed, at, target) -> None:
     job = world(seed, faults=(fault(at, "terminate agent", target),), max_delay=0.02)

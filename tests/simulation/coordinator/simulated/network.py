@@ -9,7 +9,7 @@ from reknit.agent import events as agent_events
 from reknit.coordinator import events
 from reknit.coordinator.membership import handle
 from reknit.coordinator.state import Membership
-from reknit.protocol.agents import Begin, Conclude
+from reknit.protocol.agents import Begin, Conclude, Register
 from reknit.protocol.base import Generation
 from reknit.protocol.status import Record
 
@@ -36,6 +36,7 @@ class Connection:
         def arrive() -> None:
             if self.is_open and self.coordinator.alive:
                 self.coordinator.feed(events.Received(self.number, message))
+                self.coordinator.check_promise(message)
 
         self.world.at(self.up_at, arrive)
 
@@ -115,6 +116,12 @@ class Coordinator:
                 left = [p for p in agent.processes.values() if p.alive]
                 assert not left, f"{agent.name} still runs {left[0].assign.generation}"
         self.begun = generation.key()
+
+    def check_promise(self, message: object) -> None:
+        """Whoever hears that an agent obeys a higher incarnation ends, and speaks no more."""
+        if isinstance(message, Register) and message.promised > self.state.incarnation:
+            self.world.num_outdone += 1
+            assert not self.alive, f"coordinator {self.state.incarnation} goes on outdone"
 
     def tick(self) -> None:
         if self.alive:

@@ -61,6 +61,8 @@ class World(Training):
         self.generations: list[tuple[int, int]] = []
         self.records: list[StepRecord | EventRecord] = []
         self.conclusions: list[Conclusion] = []
+        self.num_outdone = 0
+        """Coordinators that heard of a higher incarnation."""
         self.is_over = False
         self.start_coordinator()
         for replica in range(num_workers):
