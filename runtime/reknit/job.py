@@ -21,7 +21,12 @@ ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_sc
 Loss: TypeAlias = Callable[[nn.Module, Any], torch.Tensor]
 """loss(model, micro_batch) -> scalar: the mean over the samples of the micro-batch."""
 Transform: TypeAlias = Callable[[Any, torch.Generator], Any]
-"""transform(sample, generator) -> sample; the generator is seeded by step and micro-batch."""
+"""transform(sample, generator) -> sample; the generator is seeded by step and micro-batch.
+
+It runs in a thread that loads ahead, while the model draws from the global generators of torch,
+NumPy and Python. A transform that draws from those is therefore not reproducible; what needs a
+generator of another kind can be seeded by `int(torch.randint(2**31, (), generator=generator))`.
+"""
 Collate: TypeAlias = Callable[[list[Any]], Any]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from reknit.checkpoint.pretrained import load_pretrained
 from reknit.data.drawing import Drawing
+from reknit.data.generators import seed_generators
 from reknit.data.order import DataOrder
 from reknit.data.seeds import micro_batch_seed
 from reknit.errors import ConfigurationError
@@ -110,7 +111,7 @@ class InspectionJob(Job):
             raise ConfigurationError(
                 f"job.engine: clip_grad_norm must be positive, not {clip_grad_norm}"
             )
-        torch.manual_seed(self.seed)
+        seed_generators(self.seed, torch.device("cpu"))
         built = build(model, optimizer, schedule)
         trainable = list(unique_parameters(built.model.parameters()))
         if not trainable:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reknit.data.generators import seed_generators
 from reknit.errors import ConfigurationError
 from reknit.job import Loss, ModelFactory, OptimizerFactory, ScheduleFactory, unique_parameters
 from reknit.layout import Precision
@@ -136,7 +137,7 @@ def build(recipe: Recipe, *, seed: int, device: torch.device) -> Built:
     Raises:
         ConfigurationError: nothing can be trained, or the optimizer cannot be stepped by others.
     """
-    torch.manual_seed(seed)
+    seed_generators(seed, device)
     model = recipe.model().to(device)
     if recipe.pretrained is not None:
         # Imported here: most jobs have no use for it.

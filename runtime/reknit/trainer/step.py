@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from reknit.comm.group import RankGroup
+from reknit.data.generators import seed_generators
 from reknit.data.loader import StepBatch
 from reknit.data.seeds import micro_batch_seed
 from reknit.layout import BatchPlan, Precision
@@ -161,7 +162,8 @@ class Stepper:
             # A pass of weight 0 is given a seed that no counted one has.
             index = micro_batch.index
             seed_index = self._plan.num_micro_batches if index is None else index
-            torch.manual_seed(micro_batch_seed(self._seed, batch.step, seed_index))
+            seed = micro_batch_seed(self._seed, batch.step, seed_index)
+            seed_generators(seed, self._group.device)
             data = to_device(micro_batch.data, self._group.device)
             loss = self.strategy.micro_step(
                 data, micro_batch.weight * scale, last=number == last, stopwatch=stopwatch
