@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from time import monotonic
 from typing import Final
 
 import aiohttp
 from pydantic import ValidationError
 
-from reknit.agent.outbox import Outbox
+from reknit.agent.outbox import Outbox, is_patient
 from reknit.protocol.agents import TO_AGENT, FromAgent, ToAgent
 from reknit.protocol.base import Endpoint
 
@@ -53,14 +54,16 @@ class Link:
         self._complaint = ""
 
     def send(self, message: FromAgent) -> None:
-        """Queues a message for this connection or the next one."""
-        self._outbox.add(message)
+        """Queues a message for this connection or the next one; a step goes with the next other."""
+        self._outbox.add(message, monotonic())
         self._emptied.clear()
-        self._changed.set()
+        if not is_patient(message):
+            self._changed.set()
 
     async def flush(self, limit: timedelta) -> None:
         """Waits until all is sent, if there is a connection, but no longer than `limit`."""
         if self._connection is not None:
+            self._changed.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), limit.total_seconds())
 
@@ -120,11 +123,11 @@ class Link:
 
     async def _send_all(self, connection: aiohttp.ClientWebSocketResponse) -> None:
         while True:
-            while (message := self._outbox.take()) is not None:
+            while (message := self._outbox.take(monotonic())) is not None:
                 try:
                     await connection.send_str(message.model_dump_json())
                 except (aiohttp.ClientError, OSError) as error:
-                    self._outbox.put_back(message)
+                    self._outbox.put_back(message, monotonic())
                     self._complain(f"the connection to the coordinator broke: {_reason(error)}")
                     await connection.close()
                     return

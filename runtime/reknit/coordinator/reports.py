@@ -7,7 +7,6 @@ from reknit.coordinator.events import Action, Outcome, Write
 from reknit.coordinator.records import count, recovered, write
 from reknit.coordinator.state import Agent, Fault, Member, Membership, Running
 from reknit.protocol.agents import Exited, FromSlot, SlotReport
-from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ErrorReport, ExitClass, ProcessExit
 from reknit.protocol.ranks import (
     Beat,
@@ -177,7 +176,7 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
         case StepDone():
             member = replace(member, phase=Phase.STEP, step=max(member.step, inner.step))
             state = replace(state, current=running.with_member(member))
-            return _step(state, running.id, member.rank, inner, now)
+            return _step(state, message, inner, now)
         case Finished():
             member = replace(
                 member,
@@ -210,21 +209,27 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
             return state, (note,)
 
 
-def _step(
-    state: Membership, generation: Generation, rank: int, done: StepDone, now: float
-) -> Outcome:
-    before = state.steps.committed
-    steps, records = progress.report(state.steps, generation, rank, done, now)
+def _step(state: Membership, message: FromSlot, done: StepDone, now: float) -> Outcome:
+    generation, before = done.generation, state.steps.committed
+    when = _said_at(state, message, now)
+    steps, records = progress.report(state.steps, generation, message.rank, done, when)
     state = replace(state, steps=steps)
     actions: tuple[Action, ...] = tuple(Write(record) for record in records)
     if steps.committed > before:
         state = replace(state, failures=0)
     current = state.recoveries.current
     if current is not None and steps.committed > current.target and records:
-        recoveries, seconds = recovery.finish(state.recoveries, now)
+        recoveries, seconds = recovery.finish(state.recoveries, when)
         state = replace(state, recoveries=recoveries)
-        actions += (recovered(generation, steps.committed, seconds, now),)
+        actions += (recovered(generation, steps.committed, seconds, when),)
     return state, actions
+
+
+def _said_at(state: Membership, message: FromSlot, now: float) -> float:
+    """When the rank said it, by this clock, and not before what it follows."""
+    last, current = state.steps.last, state.recoveries.current
+    earliest = (last.time if last else 0.0, current.since if current else 0.0)
+    return max(now - max(0.0, message.waited), *earliest)
 
 
 def _resumed(state: Membership, running: Running, message: Resumed, now: float) -> Outcome:

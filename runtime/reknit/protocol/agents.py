@@ -96,6 +96,8 @@ class FromSlot(Message):
     kind: Literal["rank"] = "rank"
     rank: int
     message: FromRank
+    waited: float = 0.0
+    """Seconds that a step has waited at the agent for the next message."""
 
 
 class Place(Message):

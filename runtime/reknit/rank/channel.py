@@ -1,7 +1,7 @@
 """The rank's end of the line to its agent: one JSON message per line, both ways.
 
-One thread reads; another writes what it is given and beats in between, so that neither a blocked
-training thread nor a slow agent holds up the other.
+One thread reads; another writes what it is given and beats while no step is done, so that neither
+a blocked training thread nor a slow agent holds up the other.
 """
 
 import queue
@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from reknit.protocol.ranks import TO_RANK, Assign, Beat, FromRank, Leave, Phase
+from reknit.protocol.ranks import TO_RANK, Assign, Beat, FromRank, Leave, Phase, StepDone
 
 _CLOSE: Final = None
 
@@ -23,7 +23,7 @@ class Channel:
 
     Args:
         connection: this end of the socket pair; taken over.
-        heartbeat: time between two beats.
+        heartbeat: time between two beats, or between a step and a beat.
     """
 
     def __init__(self, connection: socket.socket, *, heartbeat: timedelta) -> None:
@@ -111,7 +111,6 @@ class Channel:
             if now >= next_beat:
                 phase, step = self._place
                 message: FromRank | None = Beat(phase=phase, step=step)
-                next_beat = now + self._heartbeat
             else:
                 try:
                     message = self._outbox.get(timeout=next_beat - now)
@@ -120,6 +119,9 @@ class Channel:
                 if message is _CLOSE:
                     return
             assert message is not None
+            if isinstance(message, Beat | StepDone):
+                # A step says all that a beat does.
+                next_beat = time.monotonic() + self._heartbeat
             try:
                 self._connection.sendall(message.model_dump_json().encode() + b"\n")
             except OSError:

@@ -3,10 +3,10 @@ import pytest
 from reknit.coordinator import events
 from reknit.coordinator.view import status_of
 from reknit.layout import Degrees
-from reknit.protocol.agents import Begin, Drain, End, Leaving, Welcome
+from reknit.protocol.agents import Begin, Drain, End, FromSlot, Leaving, Welcome
 from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ExitClass
-from reknit.protocol.ranks import Checkpointed, Evaluated, Finished, Resumed
+from reknit.protocol.ranks import Checkpointed, Evaluated, Finished, Resumed, StepDone
 from reknit.protocol.status import MembershipPhase
 
 
@@ -227,6 +227,28 @@ def test_recoveries_are_measured_to_the_first_new_step(drive) -> None:
     )
     assert job.state.steps.redone == 1
     assert job.state.recoveries.last_seconds == pytest.approx(2.875)
+
+
+def test_a_step_that_has_waited_counts_from_when_it_was_said(drive) -> None:
+    job = drive()
+    job.begin()
+    job.exit(1, signal=9)
+    job.stop()
+    generation = job.generation
+    for replica in (0, 1):
+        job.beat(replica, job.slot(replica, phase="Loading"))
+    job.say(0, Resumed(generation=generation, step=0, source="beginning"))
+    job.now += 1
+    for rank, waited in ((0, 0.5), (1, 0.25)):
+        done = StepDone(generation=generation, step=1)
+        job.hear(rank + 1, FromSlot(rank=rank, message=done, waited=waited))
+    first, recovered = job.records[-2:]
+    assert (first.kind, first.time) == ("step", job.now - 0.25)
+    assert recovered.figures["total"] == pytest.approx(0.75)
+    for rank in (0, 1):
+        done = StepDone(generation=generation, step=2)
+        job.hear(rank + 1, FromSlot(rank=rank, message=done, waited=60.0))
+    assert job.records[-1].time == first.time
 
 
 def test_the_detection_of_silence_is_part_of_the_figures(drive) -> None:
