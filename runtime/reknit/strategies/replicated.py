@@ -56,9 +56,9 @@ class Replicated(Strategy):
         return loss.detach()
 
     def gradient_norm(self) -> torch.Tensor:
-        """Of the whole gradient on rank 0, which has the same one as all others."""
-        gradients = list(gradients_of(self.optimizer)) if self._group.rank == 0 else []
-        return gradient_norm(gradients, self._group.device) * self._factors.after
+        """Of every so many tensors of the gradient, which is the same on all ranks."""
+        own = list(gradients_of(self.optimizer))[self._group.rank :: self._group.world_size]
+        return gradient_norm(own, self._group.device) * self._factors.after
 
     def apply(self, factor: float) -> None:
         """One step of the user's optimizer."""
