@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 from math import inf, nan
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reknit_operator.cli.report.scales import (
@@ -32,6 +32,7 @@ def test_all_values_lie_on_their_axis(values: list[float]) -> None:
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-9, 1e9))
+@example(975203.17, 1e-9)
 def test_ticks_are_round_and_inside(low: float, width: float) -> None:
     high = low + width
     found = ticks(low, high)

@@ -63,7 +63,11 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     first = ceil(low / step - 1e-9)
     last = floor(high / step + 1e-9)
     # Rounded, as multiples of 0.1 are not quite what they should be.
-    return [round(index * step, 12 - floor(log10(step))) for index in range(first, last + 1)]
+    digits = 12 - floor(log10(step))
+    found = [round(index * step, digits) for index in range(first, last + 1)]
+    # Between numbers that can hardly be told apart, a multiple may be rounded to one outside.
+    slack = (high - low) * 1e-7
+    return [tick for tick in found if low - slack <= tick <= high + slack]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
