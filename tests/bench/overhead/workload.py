@@ -18,7 +18,7 @@ class Config:
     """Sizes of the workload."""
 
     depth: int = 6
-    steps: int = 60
+    steps: int = 100
     global_batch: int = 32
     micro: int = 8
 
