@@ -46,7 +46,7 @@ def run(settings, channel, store_listener):
         connection.sendall(b"rank %d" % assign["rank"])
     if config.get("grandchild"):
         child = subprocess.Popen(
-            [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"],
+            [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"],
             stdout=subprocess.PIPE, start_new_session=config["grandchild"] == "daemon",
         )
         child.stdout.readline()
@@ -71,6 +71,7 @@ def run(settings, channel, store_listener):
 
 
 def beat(say):
+    # The period of a heartbeat; no test waits for it.
     while True:
         say(kind="beat", phase="Step", step=1)
         time.sleep(0.05)

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from plans import condition, created, deleted, reasons
 from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ExitClass
 from reknit.protocol.status import CoordinatorStatus, MembershipPhase, Progress
@@ -11,22 +12,6 @@ from reknit_operator.api.types import JobStatus, Membership
 from reknit_operator.constants import IMAGE_PATIENCE, STATUS_PERIOD, STUCK_AFTER, Kind
 from reknit_operator.reconcile.decide import decide
 from reknit_operator.reconcile.observed import Observed, PodPhase
-
-
-def condition(status, kind):
-    return next((item for item in status.conditions if item.type == kind), None)
-
-
-def created(plan):
-    return [item["metadata"]["name"] for item in plan.creates]
-
-
-def deleted(plan):
-    return [gone.ref.name for gone in plan.deletes]
-
-
-def reasons(plan):
-    return [event.reason for event in plan.events]
 
 
 def test_first_pass_starts_everything(make_job, now):

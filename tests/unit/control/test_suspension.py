@@ -4,26 +4,11 @@ from datetime import timedelta
 
 import pytest
 
+from plans import condition, created, deleted, reasons
 from reknit.protocol.outcome import Conclusion, ExitClass
 from reknit.protocol.status import CoordinatorStatus, MembershipPhase
 from reknit_operator.reconcile.decide import decide
 from reknit_operator.reconcile.observed import Observed, PodPhase
-
-
-def condition(status, kind):
-    return next((item for item in status.conditions if item.type == kind), None)
-
-
-def created(plan):
-    return [item["metadata"]["name"] for item in plan.creates]
-
-
-def deleted(plan):
-    return [gone.ref.name for gone in plan.deletes]
-
-
-def reasons(plan):
-    return [event.reason for event in plan.events]
 
 
 def test_suspension_and_resumption(settled, make_job, make_coordinator, now):
