@@ -30,3 +30,10 @@ class StoppedError(BaseException):
     def __init__(self, unsaved: str | None = None) -> None:
         super().__init__(unsaved or "")
         self.unsaved = unsaved
+
+
+class RewoundError(BaseException):
+    """The job goes back to an earlier version than the one that the user's function has come to.
+
+    It passes through the function, which is then called anew.
+    """

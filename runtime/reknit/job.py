@@ -77,12 +77,24 @@ class Engine(ABC):
 class Job(ABC):
     """One run of the user's function on one rank."""
 
-    rank: int
-    world_size: int
     seed: int
-    device: torch.device
     state: dict[str, Json]
     """The user's own state: JSON, the same on every rank, committed with every step."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """This process among all of the job; another one after a change of the world."""
+
+    @property
+    @abstractmethod
+    def world_size(self) -> int:
+        """Ranks at present."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where this rank computes."""
 
     @abstractmethod
     def engine(

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from reknit_operator.api.base import INT_MAX, Duration, Part
 from reknit_operator.api.pods import Volume
 
 DEFAULT_CHECKPOINT_PERIOD = timedelta(minutes=10)
+DEFAULT_COPIES: Final = 1
 
 
 class RuleAction(StrEnum):
@@ -68,8 +69,9 @@ class Budget(Part):
 class Recovery(Part):
     """What to do when ranks are lost."""
 
-    copies: Annotated[int, Field(ge=0, le=2)] = 0
-    """Copies in a neighbour's memory of each shard that no other rank holds."""
+    copies: Annotated[int, Field(ge=0, le=2)] = DEFAULT_COPIES
+    """Copies in neighbours' memory of each shard that no other rank holds; without sharding every
+    rank holds everything, and none are made."""
     on_loss: OnLoss = OnLoss.WAIT
     """Without a replacement: Wait for one, or Shrink to the ranks that are left."""
     rules: Annotated[tuple[Rule, ...], Field(max_length=20)] = ()

@@ -12,6 +12,7 @@ from reknit_operator.api.pods import (
     PodSpecTemplate,
     Volume,
 )
+from reknit_operator.api.recovery import DEFAULT_COPIES
 from reknit_operator.api.recovery import Rule as FailureRule
 from reknit_operator.api.reserved import NAMES, PREFIXES
 from reknit_operator.api.rules import Rule
@@ -141,6 +142,14 @@ ENTRYPOINT_RULES: Final = (
         sentence="a command chooses its own number format, remove precision or give a function",
         holds=lambda spec: _is_function(spec) or spec.precision is Precision.FP32,
         cel=f"{_FUNCTION} || self.precision == 'FP32'",
+    ),
+    Rule(
+        scope="spec",
+        field="recovery.copies",
+        sentence="the state of a command is not known and cannot be copied, remove copies or give "
+        "a function",
+        holds=lambda spec: _is_function(spec) or spec.recovery.copies == DEFAULT_COPIES,
+        cel=f"{_FUNCTION} || self.recovery.copies == {DEFAULT_COPIES}",
     ),
 )
 
@@ -281,13 +290,6 @@ POD_RULES: Final = (
 )
 
 FAULT_RULES: Final = (
-    Rule(
-        scope="spec.recovery",
-        field="copies",
-        sentence="this version recovers from replicas and checkpoints alone, set copies to 0",
-        holds=lambda recovery: recovery.copies == 0,
-        cel="self.copies == 0",
-    ),
     Rule(
         scope="spec.recovery.rules[]",
         field="",

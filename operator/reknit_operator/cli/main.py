@@ -160,6 +160,62 @@ def top(run_dir: RunDir) -> None:
 
 
 @_command
+def chaos(
+    run_dir: RunDir,
+    every: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="Mean time between two deeds, which come at random."),
+    ] = "60s",
+    duration: Annotated[
+        str | None,
+        typer.Option("--for", metavar="TIME", help="When to stop; default: when the job ends."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Stops after so many deeds.")
+    ] = None,
+    actions: Annotated[
+        str, typer.Option(metavar="ACTION,...", help="Which deeds; default: all of them.")
+    ] = "kill-rank,stop-rank,slow-rank,kill-pod,kill-coordinator,kill-operator",
+    seed: Annotated[
+        int, typer.Option(help="The same seed makes the same choices at the same pauses.")
+    ] = 0,
+    resume_after: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="stop-rank: the process goes on then, if it exists."),
+    ] = "5s",
+    slow_for: Annotated[
+        str, typer.Option(metavar="TIME", help="slow-rank: how long the rank has half its speed.")
+    ] = "10s",
+) -> None:
+    """Disturbs a job that runs on this machine, at random, and tells how it comes over that.
+
+    kill-rank ends the process of a rank. stop-rank has it stand still, and slow-rank does so again
+    and again. kill-pod ends an agent and everything in its pod. kill-coordinator and kill-operator
+    end those. Each deed waits until the job has made a new step after the last one. Links between
+    pods are not cut: all pods share this machine's network, and taking it apart needs namespaces
+    and the rights of root.
+
+    Ctrl-C stops; processes that stand still go on. Exit status 1 if the job did not come over a
+    deed.
+
+    Example:  [cyan]reknit chaos runs/gpt-bytes-1 --every 20s --actions kill-rank,stop-rank[/]
+    """
+    from reknit_operator.cli.chaos.options import read_options
+    from reknit_operator.cli.chaos.shell import chaos as disturb
+
+    options = read_options(
+        seed=seed,
+        every=every,
+        actions=actions,
+        duration=duration,
+        count=count,
+        resume_after=resume_after,
+        slow_for=slow_for,
+    )
+    raise typer.Exit(disturb(Console(), run_dir, options))
+
+
+@_command
 def report(run_dir: RunDir) -> None:
     """Writes the report of a run again: one HTML file with plots, events and facts.
 

@@ -11,7 +11,15 @@ from reknit_operator.planning.plan import Choice, Plan
 from reknit_operator.planning.world import Seat
 
 MAX_SEATS = 16
-_MEMORY = ("parameters", "gradients", "optimizer", "activations", "temporary", "checkpoint")
+_MEMORY = (
+    "parameters",
+    "gradients",
+    "optimizer",
+    "activations",
+    "temporary",
+    "copies",
+    "checkpoint",
+)
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -38,13 +46,12 @@ def show_plan(console: Console, plan: Plan) -> None:
     columns = [Column("sharding"), Column("parameters held by"), Column("optimizer held by")]
     show_table(
         console,
-        [*columns, Column("state comes from")],
+        [*columns, Column("lost state comes from"), Column("may be lost at once")],
         [loss_row(choice) for choice in plan.choices],
         marked=chosen,
     )
-    console.print(
-        f"Restart: {plan.warm_start}", style="dim", highlight=False, markup=False, soft_wrap=True
-    )
+    for line in loss_notes(plan):
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def facts(plan: Plan) -> Iterator[str]:
@@ -96,6 +103,11 @@ def memory_row(choice: Choice) -> list[str]:
 def memory_notes(plan: Plan) -> Iterator[str]:
     """What the memory table leaves out."""
     yield "Python and its libraries come on top, about 0.5 GiB on a CPU."
+    if plan.parked_bytes is not None:
+        yield (
+            "Each pod also has a parked process, which will replace the next rank that is lost: "
+            f"{size(plan.parked_bytes)} for the model, and Python once more."
+        )
     if any(choice.memory.activations is None for choice in plan.choices):
         yield "The loss could not run without data, so its activations are not known."
     for reason in dict.fromkeys(choice.obstacle for choice in plan.choices if choice.obstacle):
@@ -110,7 +122,22 @@ def loss_row(choice: Choice) -> list[str]:
         plural(found.parameter_copies, "rank"),
         plural(found.optimizer_copies, "rank"),
         found.source,
+        found.survivable or "nothing",
     ]
+
+
+def loss_notes(plan: Plan) -> Iterator[str]:
+    """What the table of losses leaves out."""
+    if any(choice.redundancy.survivable for choice in plan.choices):
+        yield f"If more is lost at once, state comes from {plan.last_resort}."
+    if plan.unfollowed is not None:
+        yield (
+            f"Copies cannot take the steps of {plan.unfollowed}: under ZeRO its state is sent "
+            f"after each step. If a rank is lost meanwhile, state comes from {plan.last_resort}."
+        )
+    if plan.num_pods > 1:
+        yield "The table holds where each pod runs on a node of its own."
+    yield f"A lost rank's process is replaced by {plan.warm_start}."
 
 
 def _heading(console: Console, text: str) -> None:

@@ -20,6 +20,7 @@ PLAN: Final = "plan.json"
 MANIFEST: Final = "job.json"
 REPORT: Final = "report.html"
 MODEL: Final = "model.safetensors"
+SESSION: Final = "session"
 _LOCK: Final = "lock"
 
 _RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Record)
@@ -91,6 +92,14 @@ def is_claimed(run_dir: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def session_id(run_dir: Path) -> str | None:
+    """The session that runs in this folder, by which its processes are found; None if none does."""
+    with suppress(FileNotFoundError):
+        if is_claimed(run_dir):
+            return (run_dir / SESSION).read_text()
+    return None
 
 
 class HistoryTail:

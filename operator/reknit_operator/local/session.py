@@ -96,6 +96,7 @@ class LocalSession:
             try:
                 self._run_dir.mkdir(parents=True, exist_ok=True)
                 self._history = HistoryFile(self._run_dir / "history.jsonl")
+                (self._run_dir / "session").write_text(self.session_id)
                 await self._supervisor.start(
                     before_start=self._before_start, before_stop=self._before_stop
                 )

@@ -16,6 +16,10 @@ lower ones. It gathers parameters up to a limit and, unless the model is larger,
 forward to backward. Under ZeRO a share is one flat tensor, so the optimizer's intermediate values
 (two for Adam) have its size; before that, buckets of gradients take as much or more.
 
+A copy of another rank's share is FP32 weights, the optimizer's tensors, and a gradient that waits
+for the gate: (8 + 4 k) s. Under ZeRO 3 it has the frozen weights of that share, too. Without
+sharding there are no copies.
+
 Measured for 24 layers of 1024 x 1024 on two CPU ranks with Adam, bytes per parameter, resident:
 None 17.7 for 16.0 computed, ZeRO2 16.0 for 16.0, ZeRO2 in BF16 14.2 for 14.0, ZeRO3 18.2 for 18.0,
 ZeRO3 in BF16 15.3 for 17.0.
@@ -95,6 +99,8 @@ class Memory(Message):
     """An estimate of what one micro-batch keeps for backward; None when it is not known."""
     temporary: int
     """Buckets while gradients are reduced, or the optimizer's intermediate values."""
+    copies: int
+    """Other ranks' shares: FP32 weights, the optimizer's tensors, and a gradient."""
     checkpoint: int
     """The copy that is written in the background."""
 
@@ -103,7 +109,8 @@ class Memory(Message):
     def total(self) -> int:
         """All parts that are known."""
         state = self.parameters + self.gradients + self.optimizer
-        return state + (self.activations or 0) + self.temporary + self.checkpoint
+        known = state + (self.activations or 0)
+        return known + self.temporary + self.copies + self.checkpoint
 
 
 def memory_per_rank(
@@ -114,10 +121,14 @@ def memory_per_rank(
     num_ranks: int,
     optimizer_tensors: int,
     activations: int | None = None,
+    copies: int = 0,
     checkpoints: bool = False,
     limits: ZeroLimits,
 ) -> Memory:
-    """The largest share of any rank of `num_ranks` data-parallel ones."""
+    """The largest share of any rank of `num_ranks` data-parallel ones.
+
+    Of each share `copies` are kept by others, or as many as there are others.
+    """
     stage = sharding.zero_stage
     # Without ZeRO, autocast keeps the weights in FP32; its casts count as activations.
     weight = _FP32 if stage == 0 or precision is Precision.FP32 else 2
@@ -129,6 +140,8 @@ def memory_per_rank(
         optimizer=_optimizer(size, stage, share, weight, optimizer_tensors),
         activations=activations,
         temporary=_FP32 * _temporary_elements(size, stage, share, limits),
+        copies=min(copies, num_ranks - 1)
+        * _copy(size, stage, share, weight, optimizer_tensors, num_ranks),
         # Each element is written by one rank.
         checkpoint=state * share if checkpoints else 0,
     )
@@ -168,6 +181,21 @@ def _optimizer(size: ModelSize, stage: int, share: int, weight: int, tensors: in
         return _FP32 * tensors * size.trainable
     has_master = stage < 3 or weight != _FP32
     return _FP32 * (tensors + (1 if has_master else 0)) * share
+
+
+def _copy(
+    size: ModelSize, stage: int, share: int, weight: int, tensors: int, num_ranks: int
+) -> int:
+    if stage == 0:
+        return 0
+    frozen = weight * -(-size.frozen // num_ranks) if stage == 3 else 0
+    return _FP32 * (1 + tensors + 1) * share + frozen
+
+
+def parked_memory(inspection: Inspection) -> int:
+    """Bytes of a pod's parked process, without the interpreter: the model as the user builds it."""
+    tensors = (*inspection.parameters, *inspection.buffers)
+    return sum(_num_elements(tensor) * _item_bytes(tensor.dtype) for tensor in tensors)
 
 
 def _num_elements(parameter: ParameterInfo) -> int:

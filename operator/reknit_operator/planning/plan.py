@@ -1,13 +1,19 @@
 """The whole plan of a job, as `reknit plan` shows it."""
 
-from reknit.layout import BatchPlan, Sharding
+from reknit.layout import BatchPlan, Degrees, Sharding
 from reknit.protocol.base import Message
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import JobSettings
 from reknit.strategies.deepspeed_config import build_config
 from reknit_operator.planning.batches import BatchArithmetic, arithmetic
-from reknit_operator.planning.memory import Memory, ModelSize, ZeroLimits, memory_per_rank
-from reknit_operator.planning.redundancy import Redundancy, redundancy
+from reknit_operator.planning.memory import (
+    Memory,
+    ModelSize,
+    ZeroLimits,
+    memory_per_rank,
+    parked_memory,
+)
+from reknit_operator.planning.redundancy import Redundancy, last_resort, redundancy
 from reknit_operator.planning.world import Seat, seats
 
 
@@ -40,6 +46,13 @@ class Plan(Message):
     """How often each sample is used."""
     choices: tuple[Choice, ...]
     """Every way of sharding; empty for a command."""
+    parked_bytes: int | None
+    """Memory of the parked process in each pod; None for a command, which has none."""
+    last_resort: str | None
+    """Where state comes from that nobody holds any more; None for a command, which sees to it."""
+    unfollowed: str | None
+    """The optimizer whose steps a copy of a shard cannot take, so that its state is sent after
+    each; None if copies can follow, or if there are none."""
     warm_start: str
     """How a rank's process comes to life again."""
 
@@ -68,13 +81,17 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         num_samples=samples,
         total_steps=steps,
         epochs=steps * batch.global_batch / samples if steps and samples and batch else None,
-        choices=_choices(settings, inspection, degrees.data) if inspection else (),
+        choices=_choices(settings, inspection, degrees) if inspection else (),
+        parked_bytes=parked_memory(inspection) if inspection else None,
+        last_resort=last_resort(settings.checkpoint) if inspection else None,
+        unfollowed=_unfollowed(settings, inspection) if inspection else None,
         warm_start=_warm_start(settings, inspection),
     )
 
 
-def _choices(settings: JobSettings, inspection: Inspection, num_ranks: int) -> tuple[Choice, ...]:
+def _choices(settings: JobSettings, inspection: Inspection, degrees: Degrees) -> tuple[Choice, ...]:
     size = ModelSize.of(inspection)
+    pods = [seat.pod for seat in seats(settings.name, settings.processes_per_worker, degrees)]
     return tuple(
         Choice(
             sharding=sharding,
@@ -83,13 +100,14 @@ def _choices(settings: JobSettings, inspection: Inspection, num_ranks: int) -> t
                 size,
                 sharding,
                 settings.precision,
-                num_ranks=num_ranks,
+                num_ranks=degrees.data,
                 optimizer_tensors=inspection.optimizer_tensors,
                 activations=inspection.activation_bytes.get(sharding),
+                copies=settings.recovery.copies,
                 checkpoints=settings.checkpoint is not None,
                 limits=_limits(settings, sharding),
             ),
-            redundancy=redundancy(sharding, num_ranks, settings.checkpoint),
+            redundancy=redundancy(sharding, pods, settings.recovery.copies, settings.checkpoint),
             obstacle=obstacle(sharding, inspection),
         )
         for sharding in Sharding
@@ -118,11 +136,23 @@ def obstacle(sharding: Sharding, inspection: Inspection) -> str | None:
     return None
 
 
+def _unfollowed(settings: JobSettings, inspection: Inspection) -> str | None:
+    if inspection.shadowable or not inspection.elementwise or not settings.recovery.copies:
+        return None
+    return inspection.optimizer.rpartition(".")[2]
+
+
 def _warm_start(settings: JobSettings, inspection: Inspection | None) -> str:
     if inspection is None:
         return "the command is started again in the same pods"
     if inspection.warm_start_obstacle is not None:
-        return f"a new Python process, which takes seconds: {inspection.warm_start_obstacle}"
+        return (
+            "the pod's parked process; the next one is a new Python process, which takes seconds: "
+            f"{inspection.warm_start_obstacle}"
+        )
     module = (settings.function or "").partition(":")[0]
     libraries = "torch, DeepSpeed" if settings.sharding.zero_stage else "torch"
-    return f"forked from a process in the same pod that has loaded {libraries} and {module}"
+    return (
+        "the pod's parked process, which has built the model; the next one is forked from a "
+        f"process that has loaded {libraries} and {module}"
+    )

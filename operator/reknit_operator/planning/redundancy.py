@@ -1,44 +1,91 @@
 """How often each part of the state is held in memory, and where it comes from when it is lost."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from reknit.layout import Sharding
 from reknit.protocol.base import Message
 from reknit.protocol.settings import CheckpointSettings
+from reknit.state.oracle import survivable_nodes, survivable_ranks, unsurvivable_pairs
 
 
 class Redundancy(Message):
-    """What survives the loss of a rank."""
+    """What survives the loss of ranks."""
 
     parameter_copies: int
-    """Ranks that hold each parameter."""
+    """Ranks that hold each parameter, with those that keep copies."""
     optimizer_copies: int
-    """Ranks that hold each element of the optimizer's state."""
+    """Ranks that hold each element of the optimizer's state, likewise."""
     source: str
-    """Where a restarted rank's state comes from."""
+    """Where a lost rank's state comes from."""
+    survivable: str | None
+    """What may be lost at once without going back to a checkpoint; None if nothing may."""
 
 
 def redundancy(
-    sharding: Sharding, num_data_ranks: int, checkpoint: CheckpointSettings | None
+    sharding: Sharding, pods: Sequence[str], copies: int, checkpoint: CheckpointSettings | None
 ) -> Redundancy:
-    """Ranks are restarted from the newest checkpoint, whatever the survivors still hold."""
+    """What a way of sharding means for the loss of data-parallel ranks.
+
+    Args:
+        sharding: what the ranks divide among themselves.
+        pods: the pod of each rank; each is taken to run on a node of its own.
+        copies: copies of each shard.
+        checkpoint: what there is beyond memory.
+    """
+    num_ranks = len(pods)
     stage = sharding.zero_stage
+    holders = num_ranks if stage < 1 else 1 + survivable_ranks(sharding, pods, copies)
     return Redundancy(
-        parameter_copies=num_data_ranks if stage < 3 else 1,
-        optimizer_copies=num_data_ranks if stage < 1 else 1,
-        source=_source(checkpoint),
+        parameter_copies=num_ranks if stage < 3 else holders,
+        optimizer_copies=holders,
+        source=_source(sharding, pods, copies) or last_resort(checkpoint),
+        survivable=_survivable(sharding, pods, copies),
     )
 
 
-def _source(checkpoint: CheckpointSettings | None) -> str:
+def last_resort(checkpoint: CheckpointSettings | None) -> str:
+    """Where state comes from that nobody holds in memory any more."""
     if checkpoint is None:
-        return "none: training starts again, as no checkpoint.volume is given"
+        return "nowhere: training starts again, as no checkpoint.volume is given"
     bounds = []
     if checkpoint.every_steps is not None:
         bounds.append(f"{checkpoint.every_steps} steps")
     if checkpoint.every_seconds is not None:
         bounds.append(_words(timedelta(seconds=checkpoint.every_seconds)))
-    return f"newest checkpoint, at most {' or '.join(bounds)} old"
+    return f"the newest checkpoint, at most {' or '.join(bounds)} old"
+
+
+def _source(sharding: Sharding, pods: Sequence[str], copies: int) -> str | None:
+    if not survivable_ranks(sharding, pods, copies):
+        return None
+    if sharding is Sharding.NONE:
+        return "any other rank"
+    where = "in another pod" if len(set(pods)) > 1 else "in the same pod"
+    return f"a copy that a rank {where} keeps"
+
+
+def _survivable(sharding: Sharding, pods: Sequence[str], copies: int) -> str | None:
+    num_ranks = len(pods)
+    any_ranks = survivable_ranks(sharding, pods, copies)
+    if not any_ranks:
+        return None
+    if any_ranks == num_ranks - 1:
+        return "all ranks but one"
+    losses = []
+    any_pods = survivable_nodes(sharding, pods, copies)
+    if any_pods:
+        losses.append(_any(any_pods, "pod"))
+    if any_pods < any_ranks:
+        losses.append(_any(any_ranks, "rank"))
+    pairs = num_ranks * (num_ranks - 1) // 2
+    if any_ranks == 1 and len(unsurvivable_pairs(sharding, pods, copies)) < pairs:
+        losses.append("any 2 ranks of which neither keeps the other's copy")
+    return "; ".join(losses)
+
+
+def _any(number: int, thing: str) -> str:
+    return f"any {thing}" if number == 1 else f"any {number} {thing}s"
 
 
 def _words(span: timedelta) -> str:

@@ -31,15 +31,22 @@ class RankChannel:
         connection.setblocking(False)
         asyncio.get_running_loop().add_reader(connection, self._read)
 
-    def tell(self, message: ToRank) -> None:
+    def tell(self, message: ToRank, descriptor: socket.socket | None = None) -> None:
         """Sends a message; nobody hears it when the rank is gone.
 
-        A rank gets a handful of short messages in its life: they fit into the socket's buffer even
-        if it reads none of them.
+        A rank gets a handful of short messages in each generation: they fit into the socket's
+        buffer even if it reads none of them, and one that does not read is soon given up.
+
+        Args:
+            message: what the rank is to do.
+            descriptor: an open socket that the rank gets along with the message's first byte.
         """
         if self._is_open:
+            line = message.model_dump_json().encode() + b"\n"
+            descriptors = [] if descriptor is None else [descriptor.fileno()]
             with suppress(BrokenPipeError, ConnectionResetError):
-                self._connection.sendall(message.model_dump_json().encode() + b"\n")
+                num_sent = socket.send_fds(self._connection, [line], descriptors)
+                self._connection.sendall(line[num_sent:])
 
     def drain(self) -> None:
         """Hears everything that a rank, now gone, has said, and closes."""

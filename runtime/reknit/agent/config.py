@@ -13,7 +13,7 @@ from reknit.protocol.base import Endpoint
 from reknit.protocol.settings import JobSettings
 
 DEFAULT_TARGET: Final = "reknit.rank.main:run"
-"""What a forked rank process calls: target(settings, channel, store_listener) -> exit status."""
+"""What a forked rank process calls: target(settings, channel) -> exit status."""
 
 
 @dataclass(frozen=True, slots=True)

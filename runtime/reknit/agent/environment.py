@@ -1,21 +1,17 @@
 """The environment in which a command finds its place, as its framework expects it: pure."""
 
 import json
-from collections.abc import Sequence
 
 from reknit.protocol.ranks import Assign
 from reknit.protocol.settings import Framework, JobSettings
 
 
-def command_environment(
-    settings: JobSettings, assign: Assign, hosts: Sequence[str]
-) -> dict[str, str]:
+def command_environment(settings: JobSettings, assign: Assign) -> dict[str, str]:
     """The variables of one rank of a command.
 
     Args:
         settings: the job.
         assign: the rank's place.
-        hosts: address of the pod of each rank.
 
     The store's address is the rendezvous of the generation: rank 0 listens there, but under Horovod
     its agent does. TensorFlow's rank r listens r ports above it.
@@ -34,11 +30,11 @@ def command_environment(
         Framework.MXNET: _mxnet,
         Framework.JAX: _jax,
     }[settings.framework]
-    variables = common | build(settings, assign, hosts)
+    variables = common | build(settings, assign)
     return {name: str(value) for name, value in variables.items()}
 
 
-def _torchrun(settings: JobSettings, assign: Assign, _hosts: Sequence[str]) -> dict[str, str | int]:
+def _torchrun(settings: JobSettings, assign: Assign) -> dict[str, str | int]:
     """As `torchrun` sets it; the restart count is that of the generation, the same on all ranks."""
     return {
         "MASTER_ADDR": assign.store.host,
@@ -54,10 +50,10 @@ def _torchrun(settings: JobSettings, assign: Assign, _hosts: Sequence[str]) -> d
     }
 
 
-def _tensorflow(
-    _settings: JobSettings, assign: Assign, hosts: Sequence[str]
-) -> dict[str, str | int]:
-    workers = [f"{_url_host(host)}:{assign.store.port + rank}" for rank, host in enumerate(hosts)]
+def _tensorflow(_settings: JobSettings, assign: Assign) -> dict[str, str | int]:
+    workers = [
+        f"{_url_host(host)}:{assign.store.port + rank}" for rank, host in enumerate(assign.hosts)
+    ]
     cluster = {
         "cluster": {"worker": workers},
         "task": {"type": "worker", "index": assign.rank},
@@ -66,7 +62,7 @@ def _tensorflow(
     return {"TF_CONFIG": json.dumps(cluster)}
 
 
-def _horovod(_settings: JobSettings, assign: Assign, hosts: Sequence[str]) -> dict[str, str | int]:
+def _horovod(_settings: JobSettings, assign: Assign) -> dict[str, str | int]:
     """As `horovodrun` sets it with its Gloo controller; every pod runs the same number of ranks."""
     return {
         "HOROVOD_RANK": assign.rank,
@@ -75,7 +71,7 @@ def _horovod(_settings: JobSettings, assign: Assign, hosts: Sequence[str]) -> di
         "HOROVOD_LOCAL_SIZE": assign.local_world_size,
         "HOROVOD_CROSS_RANK": assign.group_rank,
         "HOROVOD_CROSS_SIZE": _num_pods(assign),
-        "HOROVOD_HOSTNAME": hosts[assign.rank],
+        "HOROVOD_HOSTNAME": assign.hosts[assign.rank],
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": assign.store.host,
@@ -83,7 +79,7 @@ def _horovod(_settings: JobSettings, assign: Assign, hosts: Sequence[str]) -> di
     }
 
 
-def _mxnet(_settings: JobSettings, assign: Assign, _hosts: Sequence[str]) -> dict[str, str | int]:
+def _mxnet(_settings: JobSettings, assign: Assign) -> dict[str, str | int]:
     """Every rank is a worker; a program that wants servers and a scheduler starts them itself."""
     return {
         "DMLC_ROLE": "worker",
@@ -95,7 +91,7 @@ def _mxnet(_settings: JobSettings, assign: Assign, _hosts: Sequence[str]) -> dic
     }
 
 
-def _jax(_settings: JobSettings, assign: Assign, _hosts: Sequence[str]) -> dict[str, str | int]:
+def _jax(_settings: JobSettings, assign: Assign) -> dict[str, str | int]:
     variables: dict[str, str | int] = {
         "JAX_COORDINATOR_ADDRESS": f"{_url_host(assign.store.host)}:{assign.store.port}",
         "JAX_NUM_PROCESSES": assign.world_size,

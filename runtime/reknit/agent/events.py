@@ -111,15 +111,31 @@ class HangUp:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a process for this place of a generation."""
+    """Start a rank process; its place comes later."""
+
+    launch: int
+    """Names the process; never used twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivePlace:
+    """Give a rank process, new or not, this place in a generation."""
+
+    launch: int
+    assign: Assign
+    hosts_store: bool
+    """Hand the offered listener to this process, and offer a fresh one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Start a command for this place of a generation."""
 
     launch: int
     """Names the process; never used twice."""
     assign: Assign
     hosts_store: bool
-    """Hand the offered listener to this process, and offer a fresh one."""
-    hosts: tuple[str, ...]
-    """Address of the pod of each rank, empty where unknown."""
+    """The offered address is used up; offer a fresh one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +175,6 @@ class Log:
     text: str
 
 
-Action: TypeAlias = Send | HangUp | Launch | Tell | Kill | Terminate | Exit | Log
+Action: TypeAlias = (
+    Send | HangUp | Launch | GivePlace | Execute | Tell | Kill | Terminate | Exit | Log
+)

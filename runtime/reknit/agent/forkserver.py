@@ -101,9 +101,11 @@ class Server:
         if message.arguments is not None:
             _execute(message.arguments)
         _outlive_stops()
-        channel, *listener = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-        target = warmup.resolve_target(self._target)
-        return target(self._settings, channel, listener[0] if listener else None)
+        # What has left the session of a rank goes with the rank, while other ranks live on: it
+        # comes to the rank for as long as that lives, and so only then to the forkserver.
+        linux.adopt_orphans()
+        [channel] = descriptors
+        return warmup.resolve_target(self._target)(self._settings, socket.socket(fileno=channel))
 
     def _signal(self, message: wire.SignalProcess) -> None:
         for pid, launch in self._launches.items():
@@ -128,11 +130,14 @@ class Server:
                         signal=-status if status < 0 else None,
                     )
                 )
-        if not self._launches:
+        if not self._launches or self._settings.command is None:
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
-        """Processes that have left the session of their rank or command come here when it ends."""
+        """Processes that have left the session of their rank or command come here when it ends.
+
+        Those of a command may come earlier, and it may still need them.
+        """
         for pid in linux.children() - self._helpers - self._launches.keys():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,28 +1,35 @@
-"""The beginning of a generation: which processes are started here."""
+"""The beginning of a generation: who gets its places here."""
 
 from dataclasses import replace
 
-from reknit.agent.events import Action, Launch, Log, Send
+from reknit.agent.aborting import abort
+from reknit.agent.events import Action, Execute, GivePlace, Launch, Log, Send, Tell
 from reknit.agent.exits import describe
 from reknit.agent.killing import kill
 from reknit.agent.state import START_ALLOWANCE_SECONDS, AgentState, Slot, key
 from reknit.protocol.agents import Begin, Exited, Place
 from reknit.protocol.outcome import AGENT_EXIT_CODES, ErrorReport, ExitClass, ProcessExit
-from reknit.protocol.ranks import Assign, Phase
+from reknit.protocol.ranks import Assign, Leave, Phase
 
 
-def begin(state: AgentState, message: Begin) -> tuple[AgentState, list[Action]]:
-    """Takes note of a newer generation and ends the processes of older ones."""
+def begin(state: AgentState, message: Begin, now: float) -> tuple[AgentState, list[Action]]:
+    """Takes note of a newer generation; if the end of the one before was missed, ends that."""
     newest = max(key(state.generation), key(state.ended))
     if message.generation.incarnation < state.promised or message.generation.key() <= newest:
         return state, [Log(f"generation {message.generation} is stale")]
-    state, actions = kill(state, state.slots)
+    if state.identity.is_command:
+        state, actions = kill(state, state.slots)
+    else:
+        state, actions = abort(state, f"generation {message.generation} begins", now)
     state = replace(
         state,
         promised=message.generation.incarnation,
         begin=message,
         is_launched=False,
-        is_draining=False,
+        leave_reason=state.leave_reason if state.is_leaving else None,
+        is_staying=False,
+        is_dispensable=False,
+        has_moved=False,
         command_code=None,
         unsaved=None,
     )
@@ -30,8 +37,10 @@ def begin(state: AgentState, message: Begin) -> tuple[AgentState, list[Action]]:
 
 
 def launch_when_possible(state: AgentState, now: float) -> tuple[AgentState, list[Action]]:
-    """Starts the processes of the newest generation once older ones are gone."""
-    if state.begin is None or state.is_launched or state.live or state.conclusion is not None:
+    """Gives out the places of the newest generation once nothing acts in an older one."""
+    if state.begin is None or state.is_launched or state.is_busy:
+        return state, []
+    if state.conclusion is not None or state.is_leaving:
         return state, []
     if not state.is_ready:
         return _expect(state, state.begin, now), []
@@ -52,52 +61,69 @@ def launch_when_possible(state: AgentState, now: float) -> tuple[AgentState, lis
                 Send(exited),
             ]
             continue
-        actions.append(
-            Launch(
-                launch=state.next_launch,
-                assign=assignment(message, place),
-                hosts_store=place.rank == 0,
-                hosts=hosts(message),
-            )
-        )
-        slot = replace(
-            slot,
-            launch=state.next_launch,
-            heard_at=now + _start_allowance(state.identity.is_command),
-        )
-        state = replace(state.with_slot(slot), next_launch=state.next_launch + 1)
+        state, more = _fill(state, slot, assignment(message, place), now)
+        actions += more
     return state, actions
+
+
+def _fill(
+    state: AgentState, slot: Slot, assign: Assign, now: float
+) -> tuple[AgentState, list[Action]]:
+    """Gives a place to the process that waits in its slot, to the parked one, or to a new one."""
+    hosts_store = assign.rank == 0
+    if state.identity.is_command:
+        launch = state.next_launch
+        # A command never says anything.
+        slot = replace(slot, launch=launch, heard_at=float("inf"))
+        state = replace(state.with_slot(slot), next_launch=launch + 1)
+        return state, [Execute(launch, assign, hosts_store)]
+    actions: list[Action] = []
+    parked = state.parked
+    if slot.launch is not None:
+        launch = slot.launch
+    elif parked is not None and not parked.is_killed:
+        launch = parked.launch
+        slot = replace(slot, launch=launch, pid=parked.pid, heard_at=parked.heard_at)
+        state = replace(state, parked=None)
+    else:
+        launch = state.next_launch
+        slot = replace(slot, launch=launch, heard_at=now + START_ALLOWANCE_SECONDS)
+        state = replace(state, next_launch=launch + 1)
+        actions.append(Launch(launch))
+    actions.append(GivePlace(launch, assign, hosts_store))
+    if state.leave_reason is not None:
+        # It was told to the agent while older processes were about to leave.
+        actions.append(Tell(launch, Leave(reason=state.leave_reason, stay=state.is_staying)))
+    return state.with_slot(replace(slot, left=None, finished=None)), actions
 
 
 def assignment(message: Begin, place: Place) -> Assign:
     """A rank's place, with its pod's index by the pods' lowest ranks."""
-    agents = list(dict.fromkeys(p.agent for p in sorted(message.places, key=lambda p: p.rank)))
+    places = sorted(message.places, key=lambda place: place.rank)
+    agents = list(dict.fromkeys(other.agent for other in places))
     return Assign(
         generation=message.generation,
         rank=place.rank,
         world_size=message.world_size,
         local_rank=place.slot,
-        local_world_size=sum(other.agent == place.agent for other in message.places),
+        local_world_size=sum(other.agent == place.agent for other in places),
         group_rank=agents.index(place.agent),
         store=message.store,
+        hosts=tuple(other.host for other in places),
+        nodes=tuple(other.node for other in places),
     )
 
 
-def hosts(message: Begin) -> tuple[str, ...]:
-    """Address of each rank's pod, in the order of the ranks."""
-    return tuple(place.host for place in sorted(message.places, key=lambda place: place.rank))
-
-
 def _expect(state: AgentState, message: Begin, now: float) -> AgentState:
-    """Empty places that already carry their rank, for the heartbeats until processes exist."""
+    """Places that carry their rank, for the heartbeats; processes without a place stay in them."""
     ranks = {p.slot: p.rank for p in message.places if p.agent == state.identity.name}
     slots = tuple(
-        Slot(
-            index=slot.index,
+        replace(
+            slot.without_place(),
             generation=message.generation if slot.index in ranks else None,
             rank=ranks.get(slot.index),
             phase=Phase.STARTING if slot.index in ranks else None,
-            heard_at=now,
+            heard_at=slot.heard_at if slot.is_live else now,
         )
         for slot in state.slots
     )
@@ -105,7 +131,7 @@ def _expect(state: AgentState, message: Begin, now: float) -> AgentState:
 
 
 def _problem(state: AgentState, message: Begin, places: list[Place]) -> ProcessExit | None:
-    """Why none of the processes can be started here."""
+    """Why none of the places can be given out here."""
     if state.problem is not None:
         exit_class = state.problem.exit_class
         return ProcessExit(
@@ -116,8 +142,3 @@ def _problem(state: AgentState, message: Begin, places: list[Place]) -> ProcessE
         error = ErrorReport(exception=text, traceback=text, exit_class=ExitClass.INFRASTRUCTURE)
         return ProcessExit(exit_class=ExitClass.INFRASTRUCTURE, error=error)
     return None
-
-
-def _start_allowance(is_command: bool) -> float:
-    """Seconds before silence counts; a command never says anything."""
-    return float("inf") if is_command else START_ALLOWANCE_SECONDS

@@ -1,7 +1,7 @@
 """The address that an agent offers for the store of a coming generation.
 
 Ranks connect as soon as they know the generation, perhaps before rank 0 has even begun to run.
-So the agent binds and listens itself, and rank 0 inherits the socket: early connections wait in its
+So the agent binds and listens itself, and hands rank 0 the socket: early connections wait in its
 backlog and are served once `TCPStore(is_master=True, master_listen_fd=...)` exists, with libuv and
 without. Nobody ever finds a closed port, and no port is chosen before it is bound.
 

@@ -2,19 +2,21 @@
 
 The rules that hold whatever happens, and in whatever order:
 
-- Only the newest generation has processes here. Those of an older one are killed, and gone, before
-  the next ones start.
+- Processes act in the newest generation alone. Those of an older one have left it, or are gone,
+  before the next one's places are given out.
 - A message of a generation that is not newer than what was seen, or of a lower incarnation than
   was promised, changes nothing.
 - Every end of a process of the newest generation that this agent did not cause is reported, and
   reported again to every later connection until a newer generation begins.
+- A process that leaves its generation in time lives on, unless it is to be ended, and takes the
+  same slot's place in the next one.
 - The agent exits only when no process is left, or when the pod's time is up.
 """
 
 from dataclasses import replace
 from typing import TypeAlias
 
-from reknit.agent import ending, launching
+from reknit.agent import aborting, ending, launching, parking
 from reknit.agent.events import (
     Action,
     Connected,
@@ -32,6 +34,7 @@ from reknit.agent.events import (
     Terminated,
     Tick,
 )
+from reknit.agent.killing import kill, kill_overdue
 from reknit.agent.state import RECENT_STEPS, AgentState, Slot
 from reknit.protocol.agents import (
     Begin,
@@ -42,10 +45,18 @@ from reknit.protocol.agents import (
     Heartbeat,
     Leaving,
     Refuse,
-    Stopped,
     Welcome,
 )
-from reknit.protocol.ranks import Beat, Failed, Finished, Phase, StepDone
+from reknit.protocol.ranks import (
+    Beat,
+    Failed,
+    Finished,
+    Left,
+    Parked,
+    PeerLost,
+    Phase,
+    StepDone,
+)
 
 Outcome: TypeAlias = tuple[AgentState, list[Action]]
 
@@ -58,7 +69,8 @@ def handle(state: AgentState, event: Event, now: float) -> tuple[AgentState, tup
     state, more = ending.settle(state, now)
     if not state.is_over:
         state, launched = launching.launch_when_possible(state, now)
-        more += launched
+        state, parked = parking.park_when_possible(state, now)
+        more += launched + parked
     return state, tuple(actions + more)
 
 
@@ -71,9 +83,9 @@ def _react(state: AgentState, event: Event, now: float) -> Outcome:
         case Received(message):
             match message:
                 case Begin():
-                    return launching.begin(state, message)
+                    return launching.begin(state, message, now)
                 case End():
-                    return ending.end(state, message.generation)
+                    return ending.end(state, message, now)
                 case Drain():
                     return ending.drain(state, message)
                 case Conclude():
@@ -88,8 +100,7 @@ def _react(state: AgentState, event: Event, now: float) -> Outcome:
             state = replace(state, store=store)
             return state, [Send(_heartbeat(state, now))]
         case Started(launch, pid):
-            slot = state.slot_of(launch)
-            return (state.with_slot(replace(slot, pid=pid)) if slot else state), []
+            return _started(state, launch, pid), []
         case Said():
             return _said(state, event, now)
         case Ended():
@@ -98,6 +109,13 @@ def _react(state: AgentState, event: Event, now: float) -> Outcome:
             return ending.terminated(state, now)
         case Tick(at_work):
             return _tick(state, at_work, now)
+
+
+def _started(state: AgentState, launch: int, pid: int) -> AgentState:
+    if state.parked is not None and state.parked.launch == launch:
+        return replace(state, parked=replace(state.parked, pid=pid))
+    slot = state.slot_of(launch)
+    return state.with_slot(replace(slot, pid=pid)) if slot else state
 
 
 def _introduction(state: AgentState, now: float) -> list[Action]:
@@ -109,9 +127,10 @@ def _introduction(state: AgentState, now: float) -> list[Action]:
         if slot.exited is not None:
             actions.append(Send(slot.exited))
     if state.stopped is not None and state.begin is None:
-        actions.append(Send(Stopped(generation=state.stopped, store=state.store)))
+        actions.append(Send(ending.stopped(state, state.stopped)))
     if state.is_leaving:
-        actions.append(Send(Leaving(grace_seconds=state.identity.grace_seconds)))
+        left = state.leave_deadline - now if state.leave_deadline is not None else 0.0
+        actions.append(Send(Leaving(grace_seconds=round(max(0.0, left), 3))))
     return actions
 
 
@@ -126,7 +145,7 @@ def _heartbeat(state: AgentState, now: float) -> Heartbeat:
 
 
 def _tick(state: AgentState, at_work: frozenset[int], now: float) -> Outcome:
-    """Heartbeat; time in which this agent was not scheduled is not held against its ranks.
+    """Heartbeat; time in which this agent was not scheduled is not held against its processes.
 
     A rank that works is alive even when its heartbeat thread cannot speak: an import or an
     extension may keep the interpreter to itself for seconds.
@@ -139,30 +158,52 @@ def _tick(state: AgentState, at_work: frozenset[int], now: float) -> Outcome:
         replace(slot, heard_at=max(slot.heard_at, now)) if slot.launch in at_work else slot
         for slot in state.slots
     )
-    state = replace(state, slots=slots, last_tick=now)
-    return state, [Send(_heartbeat(state, now))] if state.is_connected else []
+    parked = state.parked
+    if parked is not None:
+        heard_at = now if parked.launch in at_work else min(now, parked.heard_at + max(0.0, lag))
+        parked = replace(parked, heard_at=max(parked.heard_at, heard_at))
+    state = replace(state, slots=slots, parked=parked, last_tick=now)
+    state, told = ending.leave_alone(state, now)
+    state, killed = kill_overdue(state, now)
+    return state, [*([Send(_heartbeat(state, now))] if state.is_connected else []), *told, *killed]
 
 
 def _shifted(slot: Slot, seconds: float, now: float) -> Slot:
-    return replace(slot, heard_at=max(slot.heard_at, min(now, slot.heard_at + seconds)))
+    return replace(
+        slot,
+        heard_at=max(slot.heard_at, min(now, slot.heard_at + seconds)),
+        deadline=None if slot.deadline is None else slot.deadline + seconds,
+    )
 
 
 def _said(state: AgentState, event: Said, now: float) -> Outcome:
     """Keeps what a rank says of itself and passes it on; heartbeats go with the agent's own."""
+    message = event.message
+    if state.parked is not None and state.parked.launch == event.launch:
+        return parking.said(state, state.parked, message, now)
     slot = state.slot_of(event.launch)
+    if slot is not None and slot.is_waiting:
+        return _said_while_waiting(state, slot, event, now)
     if slot is None or slot.rank is None:
         return state, []
-    message = event.message
     stale = getattr(message, "generation", slot.generation) != slot.generation
     if stale:
         return state, [Log(f"rank {slot.rank} spoke of another generation: {message.kind}")]
     slot = replace(slot, heard_at=now)
     more: list[Action] = []
     match message:
-        case Beat(phase=phase, step=step):
-            return state.with_slot(replace(slot, phase=phase, step=step)), []
+        case Beat(phase=phase, step=step, place=place):
+            return state.with_slot(replace(slot, phase=phase, step=step, place=place)), []
+        case Parked():
+            # Its place came when this was already said.
+            return state.with_slot(slot), []
+        case Left():
+            return aborting.left(state, slot, message)
+        case PeerLost():
+            slot = replace(slot, peer_lost=True)
         case StepDone():
             slot = slot.committed(message, RECENT_STEPS // len(state.slots))
+            state = replace(state, step_seconds=message.seconds.get("total", state.step_seconds))
         case Finished(step=step, unsaved=unsaved):
             slot = replace(slot, phase=Phase.CLOSING, step=step, finished=message)
             if unsaved is not None:
@@ -173,3 +214,24 @@ def _said(state: AgentState, event: Said, now: float) -> Outcome:
         case _:
             pass
     return state.with_slot(slot), [Send(FromSlot(rank=slot.rank, message=message)), *more]
+
+
+def _said_while_waiting(state: AgentState, slot: Slot, event: Said, now: float) -> Outcome:
+    """A process without a place beats; told to leave, it says what is lost with it."""
+    slot, message = replace(slot, heard_at=now), event.message
+    actions: list[Action] = []
+    match message:
+        case Finished(generation=generation, unsaved=unsaved) if generation == slot.left:
+            slot = replace(slot, step=message.step, finished=message)
+            state = replace(state, unsaved=unsaved or state.unsaved)
+            actions = [Log(f"the process in slot {slot.index} has left: {unsaved or 'all saved'}")]
+            if not state.is_leaving:
+                # It was told to leave before its generation ended, and would take no place now.
+                state, killed = kill(state.with_slot(slot), [slot])
+                return state, actions + killed
+        case Failed(generation=generation, error=error) if generation == slot.left:
+            slot = replace(slot, error=error, deadline=now + ending.FAILED_EXIT_SECONDS)
+            actions = [Log(f"the process in slot {slot.index} has failed: {error.exception}")]
+        case _:
+            pass
+    return state.with_slot(slot), actions

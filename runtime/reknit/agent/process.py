@@ -115,8 +115,12 @@ class Agent:
                 self._link.send(message)
             case ev.HangUp():
                 self._spawn(self._link.hang_up())
-            case ev.Launch():
-                self._launch(action)
+            case ev.Launch(launch):
+                self._launch(launch)
+            case ev.GivePlace():
+                self._give_place(action)
+            case ev.Execute():
+                self._execute(action)
             case ev.Tell(launch, message):
                 if launch in self._channels:
                     self._channels[launch].tell(message)
@@ -130,31 +134,31 @@ class Agent:
             case ev.Log(text):
                 self._log(text)
 
-    def _launch(self, action: ev.Launch) -> None:
-        assign = action.assign
-        title = f"rank {assign.rank}"
-        if self._settings.command is not None:
-            if action.hosts_store:
-                self._release_offer()
-            self._launcher.launch(
-                action.launch,
-                title,
-                (),
-                arguments=self._settings.command,
-                environment=command_environment(self._settings, assign, action.hosts),
-            )
-        else:
-            own, other = socket.socketpair()
-            inherited = [other, self._offer.socket] if action.hosts_store else [other]
-            with other:
-                self._launcher.launch(action.launch, title, [end.fileno() for end in inherited])
-            channel = RankChannel(
-                own,
-                lambda message: self._feed(ev.Said(action.launch, message)),
-                self._log,
-            )
-            self._channels[action.launch] = channel
-            channel.tell(assign)
+    def _launch(self, launch: int) -> None:
+        own, other = socket.socketpair()
+        with other:
+            self._launcher.launch(launch, "rank", [other.fileno()])
+        self._channels[launch] = RankChannel(
+            own, lambda message: self._feed(ev.Said(launch, message)), self._log
+        )
+
+    def _give_place(self, action: ev.GivePlace) -> None:
+        channel = self._channels.get(action.launch)
+        if channel is not None:
+            channel.tell(action.assign, self._offer.socket if action.hosts_store else None)
+        if action.hosts_store:
+            self._renew_offer()
+
+    def _execute(self, action: ev.Execute) -> None:
+        if action.hosts_store:
+            self._release_offer()
+        self._launcher.launch(
+            action.launch,
+            f"rank {action.assign.rank}",
+            (),
+            arguments=self._settings.command,
+            environment=command_environment(self._settings, action.assign),
+        )
         if action.hosts_store:
             self._renew_offer()
 
@@ -246,5 +250,6 @@ def _identity(config: AgentConfig) -> Identity:
         num_slots=settings.processes_per_worker,
         is_command=settings.command is not None,
         heartbeat_seconds=settings.recovery.heartbeat_seconds,
+        dead_after_seconds=settings.recovery.dead_after_seconds,
         grace_seconds=settings.recovery.grace_seconds,
     )

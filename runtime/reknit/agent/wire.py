@@ -16,11 +16,11 @@ from reknit.protocol.base import Message
 from reknit.protocol.outcome import ErrorReport
 
 MAX_PACKET_BYTES: Final = 1 << 17
-MAX_DESCRIPTORS: Final = 2
+MAX_DESCRIPTORS: Final = 1
 
 
 class StartProcess(Message):
-    """Agent to forkserver: fork. Comes with the rank's channel and perhaps the store's listener.
+    """Agent to forkserver: fork. Comes with the rank's channel.
 
     With `arguments` the child executes a program instead of the target and gets no descriptors.
     """

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from reknit.comm.severing import Severing
+from reknit.comm.sockets import fingerprint
 from reknit.protocol.ranks import Assign
 
 TIMEOUT: Final = timedelta(minutes=30)
@@ -17,6 +20,8 @@ TIMEOUT: Final = timedelta(minutes=30)
 
 
 _BUCKET_BYTES: Final = 32 << 20
+_MAX_LISTENERS: Final = 32
+"""Of one rank; more of them only make `settle` less exact."""
 
 
 class RankGroup:
@@ -30,6 +35,8 @@ class RankGroup:
         store_listener: on the rank that hosts the store, the bound and listening socket of
             `assign.store`; it is taken over.
         device: where the tensors live; decides between gloo and NCCL.
+        severing: made before the first connection of the generation, so that it can be broken off
+            from another thread while this one still waits for the others here.
     """
 
     def __init__(
@@ -38,8 +45,14 @@ class RankGroup:
         *,
         device: torch.device,
         store_listener: socket.socket | None = None,
+        severing: Severing | None = None,
         timeout: timedelta = TIMEOUT,
     ) -> None:
+        self.generation = assign.generation
+        self.nodes = assign.nodes
+        self.hosts = assign.hosts
+        self._severing = severing or Severing(device)
+        self._store_address = (assign.store.host, assign.store.port)
         self.rank = assign.rank
         self.world_size = assign.world_size
         self.device = device
@@ -62,6 +75,51 @@ class RankGroup:
         )
         # Gloo may connect at the first use, and does not time out on a peer that dies before.
         dist.barrier()
+
+    def settle(self) -> None:
+        """Ends the setting up: the ranks tell each other where their groups listen.
+
+        To be called by all ranks once everything that makes process groups has done so.
+        """
+        own = self._severing.gloo.listening()[:_MAX_LISTENERS]
+        told = torch.zeros(_MAX_LISTENERS, dtype=torch.int64)
+        told[: len(own)] = torch.tensor(own, dtype=torch.int64)
+        everyone = self.gather(told)
+        known = {fingerprint(self._store_address), *everyone.flatten().tolist()} - {0}
+        self._severing.gloo.settle(frozenset(known))
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What each rank gave, by rank: (world size, *shape of `tensor`); on the CPU."""
+        if self.world_size == 1:
+            return tensor.unsqueeze(0)
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+    def gather_texts(self, text: str) -> list[str]:
+        """What each rank gave, by rank."""
+        data = torch.frombuffer(bytearray(text.encode()) or bytearray(1), dtype=torch.uint8)
+        sizes = self.gather(torch.tensor([len(text.encode())])).flatten().tolist()
+        padded = torch.zeros(max(1, *sizes), dtype=torch.uint8)
+        padded[: len(data)] = data
+        rows = self.gather(padded)
+        return [bytes(row[:size].tolist()).decode() for row, size in zip(rows, sizes, strict=True)]
+
+    def exchange(
+        self, sent: Iterable[tuple[torch.Tensor, int]], received: Iterable[tuple[torch.Tensor, int]]
+    ) -> list[dist.Work]:
+        """Begins to send and to receive contiguous tensors, each to or from a rank.
+
+        Two ranks that send to each other need not agree on an order, with NCCL either.
+        """
+        operations = [dist.P2POp(dist.isend, _as_bytes(tensor), rank) for tensor, rank in sent]
+        operations += [dist.P2POp(dist.irecv, _as_bytes(tensor), rank) for tensor, rank in received]
+        return dist.batch_isend_irecv(operations) if operations else []
+
+    def barrier(self) -> None:
+        """Waits until every rank has come here."""
+        if self.world_size > 1:
+            dist.barrier()
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """The elementwise sum over the ranks, the same bits on each; in place."""
@@ -91,7 +149,20 @@ class RankGroup:
 
     def close(self) -> None:
         """Leaves; the other ranks may still be using the group."""
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def abandon(self) -> None:
+        """Leaves a generation that was broken off; what still refers to its groups is useless."""
+        self._severing.sever()
+        abandon_groups()
+
+
+def abandon_groups() -> None:
+    """Forgets every process group of this process, also one that was set up half-way."""
+    with suppress(RuntimeError, ValueError):
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def environment(assign: Assign) -> dict[str, str]:
@@ -105,6 +176,10 @@ def environment(assign: Assign) -> dict[str, str]:
         "MASTER_ADDR": assign.store.host,
         "MASTER_PORT": str(assign.store.port),
     }
+
+
+def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().view(-1).view(torch.uint8)
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

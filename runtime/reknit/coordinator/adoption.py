@@ -1,13 +1,14 @@
 """A new coordinator finds out where the job stands, and takes over what is intact.
 
 Agents register one after the other. When they hold all ranks of the newest generation, it goes on
-untouched. When they cannot, or time is up, it is ended and the job starts from its checkpoint.
+untouched. When they cannot, or time is up, it is ended, and the next one begins with the processes
+that have left it. Processes that wait without a generation just take their places in the next one.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from reknit.coordinator import ending, progress, recovery, reports
+from reknit.coordinator import ending, pace, progress, recovery, reports
 from reknit.coordinator.events import Action, Outcome, Write
 from reknit.coordinator.progress import Steps
 from reknit.coordinator.records import sequence, write
@@ -56,6 +57,7 @@ def _member(agent: Agent, slot: SlotReport, rank: int) -> Member:
         slot=slot.slot,
         phase=slot.phase or Phase.STARTING,
         step=slot.step,
+        place=slot.place,
         pid=slot.pid,
         finished=slot.finished,
         left=slot.left,
@@ -70,7 +72,13 @@ def _adopt(
     running = replace(running, confirmed=ending.set_of(running))
     held = {member.rank: member.step for member in members}
     steps, records = _recalled(state, generation, running.agents, held, now)
-    state = replace(state, gathering_until=None, current=running, steps=steps)
+    state = replace(
+        state,
+        gathering_until=None,
+        current=running,
+        steps=steps,
+        pace=pace.begun(state.pace, now),
+    )
     note = write(
         now,
         "GenerationAdopted",
@@ -81,7 +89,8 @@ def _adopt(
     actions: tuple[Action, ...] = (note, *map(Write, records))
     for agent in tuple(state.agents.values()):
         if agent.running != generation:
-            actions += ending.end_of(state, agent, f"generation {generation} is newer")
+            reason = f"generation {generation} is newer"
+            actions += ending.end_of(state, agent, reason, keep=False)
         for exited in agent.exits:
             state, more = reports.exited(state, agent, exited, now)
             actions += more
@@ -147,6 +156,8 @@ def _abandon(state: Membership, previous: Previous, missing: list[int], now: flo
         now, "GenerationEnded", reason[0].upper() + reason[1:] + ".", generation=previous.id
     )
     actions = tuple(
-        a for agent in state.agents.values() for a in ending.end_of(state, agent, reason)
+        action
+        for agent in state.agents.values()
+        for action in ending.end_of(state, agent, reason, keep=True)
     )
     return state, (*map(Write, records), note, *actions)

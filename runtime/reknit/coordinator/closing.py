@@ -1,12 +1,12 @@
-"""The regular end of generations: ranks that leave, and the conclusion of the job."""
+"""The regular end: ranks that have finished or left, and the conclusion of the job."""
 
 from dataclasses import replace
 
 from reknit.coordinator import ending, recovery
 from reknit.coordinator.events import Outcome, Send
 from reknit.coordinator.records import recovered, write
-from reknit.coordinator.state import Membership, Running
-from reknit.protocol.agents import Conclude, Drain
+from reknit.coordinator.state import Membership
+from reknit.protocol.agents import Conclude
 from reknit.protocol.outcome import Conclusion, ExitClass
 
 
@@ -23,7 +23,7 @@ def settle(state: Membership, now: float) -> Outcome:
             reason += f"; {unsaved}"
             checkpoint = state.checkpoint.model_copy(update={"unsaved": unsaved})
             state = replace(state, checkpoint=checkpoint)
-        state, actions = ending.end(state, running, reason, now)
+        state, actions = ending.end(state, running, reason, now, keep=False)
         note = write(now, "GenerationEnded", _sentence(reason), generation=running.id, step=step)
         return state, (note, *actions)
     message = "the command has finished" if state.policy.is_command else "training has finished"
@@ -34,7 +34,7 @@ def settle(state: Membership, now: float) -> Outcome:
 
 def conclude(state: Membership, conclusion: Conclusion, now: float) -> Outcome:
     """The job is over: tells every agent; those that come back later are told then."""
-    recoveries, seconds = recovery.finish(state.recoveries, now)
+    recoveries, finished = recovery.finish(state.recoveries, now)
     error = conclusion.error
     actions: list[Send] = [
         Send(agent.connection, Conclude(incarnation=state.incarnation, conclusion=conclusion))
@@ -52,39 +52,11 @@ def conclude(state: Membership, conclusion: Conclusion, now: float) -> Outcome:
             detail=error.traceback if error else None,
         )
     ]
-    if seconds and conclusion.exit_class is ExitClass.SUCCEEDED:
-        notes.insert(0, recovered(generation, conclusion.step, seconds, now))
+    if finished is not None and conclusion.exit_class is ExitClass.SUCCEEDED:
+        notes.insert(0, recovered(generation, conclusion.step, finished, now))
     else:
         recoveries = replace(recoveries, last_seconds=state.recoveries.last_seconds)
     return replace(state, conclusion=conclusion, recoveries=recoveries), (*notes, *actions)
-
-
-def drain(state: Membership, now: float) -> Outcome:
-    """Lets the ranks leave when a pod of theirs is about to go."""
-    running = state.current
-    if running is None or running.draining is not None or running.faults:
-        return state, ()
-    leaving = [
-        name for name in running.agents if name in state.agents and state.agents[name].leaving
-    ]
-    if not leaving:
-        return state, ()
-    return start_drain(state, running, f"{', '.join(leaving)} must leave", now)
-
-
-def start_drain(state: Membership, running: Running, reason: str, now: float) -> Outcome:
-    """Tells the ranks of the generation to stop at the next step boundary."""
-    message = Drain(generation=running.id, reason=reason)
-    connections = [state.agents[name].connection for name in running.agents if name in state.agents]
-    actions = [Send(number, message) for number in connections if number is not None]
-    note = write(
-        now,
-        "Draining",
-        f"The ranks leave at the next step boundary: {reason}.",
-        generation=running.id,
-        step=state.steps.committed,
-    )
-    return replace(state, current=replace(running, draining=reason)), (note, *actions)
 
 
 def _sentence(text: str) -> str:

@@ -5,9 +5,27 @@ from dataclasses import replace
 
 from reknit.coordinator import closing, ending
 from reknit.coordinator.events import Outcome
-from reknit.coordinator.records import count
+from reknit.coordinator.records import count, write
 from reknit.coordinator.state import Fault, Membership, Running, Strike
 from reknit.protocol.outcome import Conclusion, ExitClass
+
+
+def suspect(state: Membership, now: float) -> Outcome:
+    """A broken connection between ranks that nothing explains in time is a fault of its own.
+
+    No rank is blamed: which end of the connection is at fault, or whether the network between them
+    is, cannot be told. All of them leave the generation and meet in the next one.
+    """
+    running = state.current
+    if running is None or running.faults or running.hint is None:
+        return state, ()
+    hint, silence = running.hint, now - running.hint.since
+    if silence < state.policy.verdict_wait.total_seconds():
+        return state, ()
+    fault = Fault(now, ExitClass.INFRASTRUCTURE, hint.sentence, from_process=False, silence=silence)
+    text = hint.sentence[0].upper() + hint.sentence[1:] + "."
+    note = write(now, "ConnectionLost", text, generation=running.id, rank=hint.rank)
+    return replace(state, current=running.with_fault(fault)), (note,)
 
 
 def settle(state: Membership, now: float) -> Outcome:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from reknit.coordinator import closing, progress, recovery
-from reknit.coordinator.events import Outcome, Send
+from reknit.coordinator import draining, ending, pace, progress, recovery
+from reknit.coordinator.events import Action, Outcome, Send
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.records import count, write
 from reknit.coordinator.state import Agent, Member, Membership, Previous, Running
@@ -12,7 +12,7 @@ from reknit.protocol.base import Generation
 
 
 def form(state: Membership, now: float) -> Outcome:
-    """Begins a generation once no process of an older one is left and enough agents are there."""
+    """Begins a generation once no process acts in an older one and enough agents are there."""
     if state.current is not None or state.gathering_until is not None:
         return state, ()
     if any(agent.running is not None for agent in state.agents.values()):
@@ -98,11 +98,15 @@ def _begin(state: Membership, chosen: list[Agent], now: float) -> Outcome:
         state,
         counter=counter,
         current=running,
-        steps=progress.begin(state.steps, [0] * len(members), now),
-        recoveries=recovery.enter(state.recoveries, recovery.JOIN, now),
+        steps=progress.begin(state.steps, [0] * len(members)),
+        pace=pace.begun(state.pace, now),
+        recoveries=recovery.begun(state.recoveries, now),
     )
     message = begin_message(state, running)
-    sends = [Send(a.connection, message) for a in chosen if a.connection is not None]
+    sends: list[Action] = [Send(a.connection, message) for a in chosen if a.connection is not None]
+    for agent in state.agents.values():
+        if agent.name not in running.agents and not agent.leaving:
+            sends += ending.dismiss(state, agent)
     note = write(
         now,
         "GenerationBegun",
@@ -122,16 +126,18 @@ def begin_message(state: Membership, running: Running) -> Begin:
     """
     if running.store is None:
         raise ValueError(f"generation {running.id} was formed by another coordinator")
-    places = tuple(
-        Place(
-            rank=member.rank,
-            agent=member.agent,
-            slot=member.slot,
-            host=state.agents[member.agent].host if member.agent in state.agents else "",
-        )
-        for member in running.members
-    )
+    places = tuple(_place(member, state.agents.get(member.agent)) for member in running.members)
     return Begin(generation=running.id, world_size=len(places), store=running.store, places=places)
+
+
+def _place(member: Member, agent: Agent | None) -> Place:
+    return Place(
+        rank=member.rank,
+        agent=member.agent,
+        slot=member.slot,
+        host=agent.host if agent else "",
+        node=agent.node if agent else "",
+    )
 
 
 def grow(state: Membership, now: float) -> Outcome:
@@ -157,4 +163,4 @@ def grow(state: Membership, now: float) -> Outcome:
     settled = max(agent.joined for agent in extra) + policy.replacement_wait.total_seconds()
     if total < policy.num_workers and now < settled:
         return state, ()
-    return closing.start_drain(state, running, f"{count(len(extra), 'worker')} more can join", now)
+    return draining.start(state, running, (), f"{count(len(extra), 'worker')} more can join", now)

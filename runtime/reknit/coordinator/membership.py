@@ -3,8 +3,10 @@
 Events change what is known; what follows from it is then derived from the state alone, in a fixed
 order, so that no decision depends on which event happened to come last. The rules:
 
-- At most one generation runs. The next one begins when no live agent has a process of an older one.
-- A fault ends the generation on all agents. Ranks start again from the last checkpoint.
+- At most one generation runs. The next one begins when on no live agent a process acts in an older
+  one.
+- A fault ends the generation on all agents. Processes that are well leave it, keep its state and
+  take part in the next one; those of ranks at fault are killed, and commands always.
 - The job is concluded when every rank has finished, or when the program or its configuration is at
   fault, or when recoveries bring no progress.
 - An agent that has promised a higher incarnation proves that there is another coordinator: this one
@@ -15,7 +17,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from reknit.coordinator import adoption, closing, faults, forming, registration, reports
+from reknit.coordinator import (
+    adoption,
+    closing,
+    draining,
+    faults,
+    forming,
+    hangs,
+    registration,
+    reports,
+)
 from reknit.coordinator.events import (
     Action,
     ConfirmedGone,
@@ -32,9 +43,13 @@ from reknit.protocol.agents import Exited, FromSlot, Heartbeat, Leaving, Registe
 RULES: Final[tuple[Callable[[Membership, float], Outcome], ...]] = (
     registration.expire,
     adoption.settle,
+    faults.suspect,
+    hangs.stuck,
     faults.settle,
     closing.settle,
-    closing.drain,
+    draining.hurry,
+    draining.settle,
+    draining.drain,
     forming.grow,
     forming.form,
 )

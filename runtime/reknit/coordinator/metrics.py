@@ -21,14 +21,6 @@ from reknit.protocol.status import EventRecord, MembershipPhase, Record, StepRec
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-RECOVERY_PHASES: Final = (
-    recovery.DETECT,
-    recovery.FREE,
-    recovery.REPLACE,
-    recovery.JOIN,
-    recovery.TRANSFER,
-    recovery.REDO,
-)
 STEP_PHASES: Final = ("data", "forward", "backward", "communication", "update", "checkpoint")
 STEP_FIGURES: Final = {
     "loss": ("reknit_loss", "Mean loss over the global batch of the latest step."),
@@ -61,6 +53,11 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._sources = self._counter(
+            "reknit_recoveries_finished",
+            "Recoveries by where the state came from with which training went on.",
+            "source",
+        )
         self._checkpoints = self._histogram(
             "reknit_checkpoint_seconds", "From the snapshot to a durable checkpoint."
         )
@@ -68,8 +65,10 @@ class Metrics:
             "reknit_checkpoint_failures", "Checkpoints that could not be written."
         )
         self._evaluations = self._counter("reknit_evaluations", "Evaluations on held-out data.")
-        for phase in RECOVERY_PHASES:
+        for phase in recovery.PHASES:
             self._phases.labels(phase)
+        for source in recovery.Source:
+            self._sources.labels(source.value)
         for phase in STEP_PHASES:
             self._split.labels(phase)
 
@@ -98,9 +97,11 @@ class Metrics:
         match record.reason:
             case "RecoveryFinished":
                 self._recovery.observe(record.figures["total"])
-                for phase in RECOVERY_PHASES:
+                for phase in recovery.PHASES:
                     if phase in record.figures:
                         self._phases.labels(phase).observe(record.figures[phase])
+                if record.detail is not None:
+                    self._sources.labels(record.detail).inc()
             case "Checkpointed":
                 self._checkpoints.observe(record.figures["seconds"])
             case "CheckpointFailed":
@@ -160,7 +161,7 @@ def _training(state: Membership, now: float) -> Iterator[Metric]:
     yield from _gauge("reknit_samples_per_second", "Speed.", far.samples_per_second)
     yield from _gauge("reknit_remaining_seconds", "Estimated time left.", far.remaining_seconds)
     ratio = progress.effective_ratio(state.steps, now)
-    text = "Share of the time since the first generation that went into steps that were kept."
+    text = "Share of the time since the first step that went into steps that were kept."
     yield from _gauge("reknit_effective_training_time_ratio", text, ratio)
     yield from _gauge(
         "reknit_checkpoint_step", "Step of the newest durable checkpoint.", state.checkpoint.step
@@ -173,6 +174,9 @@ def _training(state: Membership, now: float) -> Iterator[Metric]:
     memory = {str(rank): float(size) for rank, size in last.memory_bytes.items()}
     text = "Peak resident memory of a rank's process."
     yield _labelled("reknit_rank_memory_bytes", text, "rank", memory)
+    slowdown = {str(r): load.ratio for r, load in state.loads.items() if load.ratio is not None}
+    text = "Time that a rank computes by itself, against the median of all ranks."
+    yield _labelled("reknit_rank_slowdown_ratio", text, "rank", slowdown)
 
 
 def _membership(state: Membership) -> Iterator[Metric]:

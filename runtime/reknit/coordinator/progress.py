@@ -35,6 +35,9 @@ class Steps:
     """Latest version of the current generation that a record was written for."""
     reports: Reports = field(default_factory=dict)
     """What ranks said about versions that are not complete yet."""
+    left_over: Reports = field(default_factory=dict)
+    """What ranks of ended generations said about versions that were not complete there. Such a
+    version is committed all the same if training goes on from it."""
     marks: tuple[tuple[float, int], ...] = ()
     """(time, version) of the latest records of the current generation."""
     total_steps: int | None = None
@@ -42,14 +45,17 @@ class Steps:
     redone: int = 0
     """Steps that were committed and had to be computed again."""
     first: float | None = None
-    """When the first generation began."""
+    """When the first step began."""
     productive: float = 0.0
     """Seconds spent on steps that were committed for the first time."""
 
 
-def begin(steps: Steps, versions: Iterable[int], now: float) -> Steps:
+def begin(steps: Steps, versions: Iterable[int]) -> Steps:
     """Turns to a new generation whose ranks hold these versions."""
     held = tuple(versions)
+    for of in steps.reports.values():
+        for rank, done in of.items():
+            steps = remember(steps, rank, done)
     return replace(
         steps,
         versions=held,
@@ -57,8 +63,15 @@ def begin(steps: Steps, versions: Iterable[int], now: float) -> Steps:
         emitted=min(held),
         reports={},
         marks=(),
-        first=now if steps.first is None else steps.first,
     )
+
+
+def remember(steps: Steps, rank: int, done: StepDone) -> Steps:
+    """A rank of a generation that has ended, or is about to, had completed one more step."""
+    if done.step <= steps.committed:
+        return steps
+    of = {**steps.left_over.get(done.step, {}), rank: done}
+    return replace(steps, left_over={**steps.left_over, done.step: of})
 
 
 def recall(
@@ -74,7 +87,7 @@ def recall(
     `told` has steps with their rank, as far as agents remember them. Also the records of the latest
     `MAX_RECALLED` steps; of a step that nobody remembers only the figures are missing.
     """
-    steps = begin(steps, versions, now)
+    steps = begin(steps, versions)
     reports: dict[int, dict[int, StepDone]] = {}
     for rank, done in told:
         reports.setdefault(done.step, {})[rank] = done
@@ -93,8 +106,18 @@ def recall(
     return recalled, records
 
 
-def resume(steps: Steps, step: int) -> tuple[Steps, int]:
-    """The ranks start from version `step`; also the number of steps to be redone."""
+def resume(steps: Steps, step: int, now: float) -> tuple[Steps, int, tuple[StepRecord, ...]]:
+    """The ranks start from version `step`; also the number of steps to be redone.
+
+    And the records of steps that only survivors of an ended generation had completed.
+    """
+    records = []
+    for version in sorted(steps.left_over):
+        if steps.committed < version <= step:
+            of = steps.left_over[version]
+            generation = next(iter(of.values())).generation
+            records.append(summarize(generation, version, of, now))
+            steps = replace(_count(steps, records[-1], now), marks=())
     redone = max(0, steps.committed - step)
     versions = tuple(max(step, version) for version in steps.versions)
     resumed = replace(
@@ -103,8 +126,9 @@ def resume(steps: Steps, step: int) -> tuple[Steps, int]:
         redone=steps.redone + redone,
         versions=versions,
         emitted=max(steps.emitted, step),
+        left_over={},
     )
-    return resumed, redone
+    return resumed, redone, tuple(records)
 
 
 def report(
@@ -141,13 +165,15 @@ def report(
 
 def _count(steps: Steps, record: StepRecord, now: float) -> Steps:
     is_new = record.step > steps.committed
-    spent = record.seconds.get("total", 0.0) if is_new else 0.0
+    seconds = record.seconds.get("total", 0.0)
+    spent = seconds if is_new else 0.0
     return replace(
         steps,
         emitted=record.step,
         committed=max(steps.committed, record.step),
         marks=(*steps.marks, (now, record.step))[-RATE_STEPS:],
         last=record,
+        first=now - seconds if steps.first is None else steps.first,
         productive=steps.productive + spent,
     )
 
@@ -197,7 +223,7 @@ def speed(steps: Steps) -> float | None:
 
 
 def effective_ratio(steps: Steps, now: float) -> float | None:
-    """Share of the time since the first generation that went into steps that were kept."""
+    """Share of the time since the first step began that went into steps that were kept."""
     if steps.first is None or now <= steps.first:
         return None
     return min(1.0, steps.productive / (now - steps.first))

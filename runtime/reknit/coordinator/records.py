@@ -1,6 +1,7 @@
 """Records for the history: one clear sentence each."""
 
 from reknit.coordinator.events import Write
+from reknit.coordinator.recovery import Recovered
 from reknit.protocol.base import Generation
 from reknit.protocol.status import EventRecord
 
@@ -32,12 +33,21 @@ def write(
 
 
 def recovered(
-    generation: Generation | None, step: int | None, seconds: dict[str, float], now: float
+    generation: Generation | None, step: int | None, recovery: Recovered, now: float
 ) -> Write:
-    """The record of a finished recovery, with the seconds of its phases."""
-    message = f"Training has recovered after {seconds['total']:.2f} s."
+    """The record of a finished recovery: seconds of its phases, lost and redone steps, source."""
     return write(
-        now, "RecoveryFinished", message, generation=generation, step=step, figures=seconds
+        now,
+        "RecoveryFinished",
+        f"Training has recovered after {recovery.seconds['total']:.2f} s.",
+        generation=generation,
+        step=step,
+        figures={
+            **recovery.seconds,
+            "lost_steps": recovery.lost_steps,
+            "redone_steps": recovery.redone_steps,
+        },
+        detail=recovery.source,
     )
 
 

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from reknit.coordinator import ending, forming, reports
+from reknit.coordinator import draining, ending, forming, pace, reports
 from reknit.coordinator.events import Action, HangUp, Outcome, Send, StepDown
 from reknit.coordinator.records import write
 from reknit.coordinator.state import Agent, Fault, Membership, Running
-from reknit.protocol.agents import Conclude, Drain, Refuse, Register, Stopped, Welcome
+from reknit.protocol.agents import Conclude, Refuse, Register, Stopped, Welcome
 from reknit.protocol.base import PROTOCOL_VERSION, Generation
 from reknit.protocol.outcome import ExitClass
 
@@ -40,7 +40,8 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         running=message.generation,
         world_size=message.world_size,
         slots=message.slots,
-        leaving=known.leaving if known else False,
+        leaving_since=known.leaving_since if known else None,
+        grace_seconds=known.grace_seconds if known else 0.0,
         used_store=known.used_store if known else None,
         exits=known.exits if known else (),
         told=(*(known.told if known else ()), *message.recent),
@@ -90,30 +91,35 @@ def _catch_up(state: Membership, agent: Agent, connection: int, now: float) -> O
     if state.gathering_until is not None:
         return state, ()
     running = state.current
-    if running is None or agent.name not in running.agents:
-        return state, ending.end_of(state, agent, "the generation is over")
+    if running is None:
+        return state, ending.end_of(state, agent, "the generation is over", keep=True)
+    if agent.name not in running.agents:
+        return state, ending.dismiss(state, agent)
     if agent.running == running.id:
         state, actions = reports.slots(state, agent, agent.slots, now)
         state, more = reports.catch_up(state, agent.name, now)
         actions += more
-        if running.draining is None:
-            return state, actions
-        drain = Drain(generation=running.id, reason=running.draining)
-        return state, (*actions, Send(connection, drain))
+        return state, (*actions, *draining.told(running, connection))
     if agent.name in running.confirmed:
+        if running.staying and agent.running is None:
+            # Its ranks have left with their state, and it was not heard when it said so.
+            return state, ()
         return _without_processes(state, running, agent.name, now)
     state = state.with_agent(replace(agent, running=running.id))
-    return state, (Send(connection, forming.begin_message(state, running)),)
+    begin = Send(connection, forming.begin_message(state, running))
+    return state, (begin, *draining.told(running, connection))
 
 
 def stopped(state: Membership, agent: Agent, message: Stopped, now: float) -> Outcome:
-    """No process of that generation or an older one is left on the agent."""
+    """No process acts in that generation or an older one on the agent."""
     agent = replace(agent, store=message.store)
     if agent.running is None or agent.running.key() > message.generation.key():
         return state.with_agent(agent), ()
     state = state.with_agent(replace(agent, running=None, exits=()))
     running = state.current
     if running is None or agent.name not in running.agents:
+        return state, ()
+    if message.moved and message.generation == running.id:
         return state, ()
     return _without_processes(state, running, agent.name, now)
 
@@ -131,7 +137,8 @@ def leaving(state: Membership, agent: Agent, grace_seconds: float, now: float) -
     if agent.leaving:
         return state, ()
     text = f"{agent.name} must leave within {grace_seconds:g} s."
-    return state.with_agent(replace(agent, leaving=True)), (write(now, "Draining", text),)
+    agent = replace(agent, leaving_since=now, grace_seconds=grace_seconds)
+    return state.with_agent(agent), (write(now, "Draining", text),)
 
 
 def disconnected(state: Membership, connection: int) -> Membership:
@@ -164,7 +171,8 @@ def _lose(state: Membership, agent: Agent, silence: float, now: float) -> Outcom
     if agent.connection is not None:
         actions += (HangUp(agent.connection),)
     own = [member for member in running.members if member.agent == agent.name] if running else []
-    if running is not None and not all(member.left for member in own):
+    has_moved = agent.running is None
+    if running is not None and not has_moved and not all(member.left for member in own):
         fault = Fault(
             now,
             ExitClass.INFRASTRUCTURE,
@@ -189,7 +197,8 @@ def confirmed_gone(state: Membership, name: str, now: float) -> Outcome:
 
 
 def excuse(state: Membership, seconds: float, now: float) -> Membership:
-    """Time in which this coordinator did not listen is not held against the agents."""
+    """Time in which this coordinator did not listen is not held against agents and ranks."""
+    state = replace(state, pace=pace.excused(state.pace, seconds, now))
     for agent in tuple(state.agents.values()):
         state = state.with_agent(replace(agent, heard=min(now, agent.heard + seconds)))
     return state

@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 
-from reknit.coordinator import progress, recovery
+from reknit.coordinator import hangs, pace, progress, recovery, stragglers
 from reknit.coordinator.events import Action, Outcome, Write
 from reknit.coordinator.records import count, recovered, write
-from reknit.coordinator.state import Agent, Fault, Member, Membership, Running
+from reknit.coordinator.state import Agent, Fault, Hint, Member, Membership, Running
 from reknit.protocol.agents import Exited, FromSlot, SlotReport
+from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ErrorReport, ExitClass, ProcessExit
 from reknit.protocol.ranks import (
+    MEMORY,
     Beat,
     Checkpointed,
     Evaluated,
     Failed,
     Finished,
+    Left,
+    Parked,
+    PeerLost,
     Phase,
     Resumed,
     StepDone,
@@ -40,21 +45,25 @@ def slots(state: Membership, agent: Agent, reported: tuple[SlotReport, ...], now
             member,
             phase=slot.phase or member.phase,
             step=max(member.step, slot.step),
+            place=slot.place if slot.step >= member.step else member.place,
             pid=slot.pid,
             finished=member.finished or slot.finished,
             left=member.left or slot.left,
             unsaved=member.unsaved or slot.unsaved,
         )
+        state = hangs.follow(state, running, member, now)
         running = running.with_member(member)
+        if slot.peer_lost:
+            running = _peer_lost(running, member, now)
         if _is_silent(state, slot) and not member.faulty and not member.finished:
             running = _silent(running, member, slot.silent_seconds, now)
             actions += (_rank_note(running, running.faults[-1], now),)
     state = _phases(replace(state, current=running), running, now)
     if state.policy.is_command and all(member.pid is not None for member in running.members):
-        recoveries, seconds = recovery.finish(state.recoveries, now)
+        recoveries, finished = recovery.finish(state.recoveries, now)
         state = replace(state, recoveries=recoveries)
-        if seconds:
-            actions += (recovered(running.id, None, seconds, now),)
+        if finished is not None:
+            actions += (recovered(running.id, None, finished, now),)
     return state, actions
 
 
@@ -77,6 +86,14 @@ def _silent(running: Running, member: Member, silence: float, now: float) -> Run
     sentence = f"rank {member.rank} on {member.agent} has been silent for {silence:.1f} s"
     fault = Fault(now, ExitClass.INFRASTRUCTURE, sentence, rank=member.rank, silence=silence)
     return running.with_member(replace(member, faulty=True)).with_fault(fault)
+
+
+def _peer_lost(running: Running, member: Member, now: float) -> Running:
+    """Whatever broke the connection is likely to be known in a moment; the first sign counts."""
+    if running.hint is not None:
+        return running
+    sentence = f"rank {member.rank} on {member.agent} lost its connection to another rank"
+    return replace(running, hint=Hint(now, member.rank, sentence))
 
 
 def _phases(state: Membership, running: Running, now: float) -> Membership:
@@ -161,22 +178,36 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
     """What a rank of the current generation says; of other generations nothing counts."""
     if state.gathering_until is not None and not isinstance(message.message, Beat):
         return state.with_agent(replace(agent, told=(*agent.told, message))), ()
-    running = state.current
+    running, previous, inner = state.current, state.previous, message.message
+    if isinstance(inner, StepDone) and previous is not None and inner.generation == previous.id:
+        # A rank that had passed the gate completes the step even if its generation has ended.
+        known = agent.name in previous.agents
+        steps = progress.remember(state.steps, message.rank, inner) if known else state.steps
+        return replace(state, steps=steps), ()
     if running is None:
         return state, ()
     member = _member(running, agent, message.rank)
-    inner = message.message
     if member is None or getattr(inner, "generation", running.id) != running.id:
         return state, ()
     match inner:
+        case Parked() | Left():
+            return state, ()
+        case PeerLost():
+            return replace(state, current=_peer_lost(running, member, now)), ()
         case Beat():
-            member = replace(member, phase=inner.phase, step=max(member.step, inner.step))
-            state = replace(state, current=running.with_member(member))
+            member = replace(
+                member,
+                phase=inner.phase,
+                step=max(member.step, inner.step),
+                place=inner.place if inner.step >= member.step else member.place,
+            )
+            state = hangs.follow(state, running, member, now)
             return _phases(state, running.with_member(member), now), ()
         case StepDone():
             member = replace(member, phase=Phase.STEP, step=max(member.step, inner.step))
-            state = replace(state, current=running.with_member(member))
-            return _step(state, message, inner, now)
+            state = hangs.follow(state, running, member, now)
+            loads = stragglers.note(state.loads, member.rank, member.agent, inner)
+            return _step(replace(state, loads=loads), message, inner, now)
         case Finished():
             member = replace(
                 member,
@@ -186,7 +217,7 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
                 left=inner.left,
                 unsaved=inner.unsaved,
             )
-            return replace(state, current=running.with_member(member)), ()
+            return hangs.follow(state, running, member, now), ()
         case Failed(error=error):
             sentence = f"rank {member.rank} on {member.agent} failed: {error.exception}"
             fault = Fault(now, error.exit_class, sentence, rank=member.rank, error=error)
@@ -213,16 +244,51 @@ def _step(state: Membership, message: FromSlot, done: StepDone, now: float) -> O
     generation, before = done.generation, state.steps.committed
     when = _said_at(state, message, now)
     steps, records = progress.report(state.steps, generation, message.rank, done, when)
-    state = replace(state, steps=steps)
+    rhythm = state.pace
+    for record in records:
+        rhythm = pace.stepped(rhythm, record.seconds.get("total"), when)
+    state = replace(state, steps=steps, pace=rhythm)
     actions: tuple[Action, ...] = tuple(Write(record) for record in records)
+    if records:
+        state, more = _compare(state, generation, when)
+        actions += more
     if steps.committed > before:
         state = replace(state, failures=0)
     current = state.recoveries.current
     if current is not None and steps.committed > current.target and records:
-        recoveries, seconds = recovery.finish(state.recoveries, when)
+        recoveries, finished = recovery.finish(state.recoveries, when)
         state = replace(state, recoveries=recoveries)
-        actions += (recovered(generation, steps.committed, seconds, when),)
+        if finished is not None:
+            actions += (recovered(generation, steps.committed, finished, when),)
     return state, actions
+
+
+def _compare(state: Membership, generation: Generation, now: float) -> Outcome:
+    """Names ranks that have become slower than the others, or are not any more."""
+    members = state.current.members if state.current else ()
+    loads, changed = stragglers.judge(state.loads, range(len(members)))
+    notes: tuple[Action, ...] = ()
+    for rank in changed:
+        load = loads[rank]
+        ratio = load.ratio or 0.0
+        where = f"Rank {rank} on {load.agent}"
+        if load.is_straggler:
+            reason = "Straggler"
+            text = f"{where} computes {ratio:.1f} times as long as the median of all ranks."
+        else:
+            reason, text = "StragglerGone", f"{where} computes as fast as the others again."
+        notes += (
+            write(
+                now,
+                reason,
+                text,
+                generation=generation,
+                rank=rank,
+                step=state.steps.emitted,
+                figures={"slowdown": ratio},
+            ),
+        )
+    return replace(state, loads=loads), notes
 
 
 def _said_at(state: Membership, message: FromSlot, now: float) -> float:
@@ -233,9 +299,12 @@ def _said_at(state: Membership, message: FromSlot, now: float) -> float:
 
 
 def _resumed(state: Membership, running: Running, message: Resumed, now: float) -> Outcome:
-    steps, redone = progress.resume(state.steps, message.step)
-    recoveries = recovery.enter(state.recoveries, recovery.REDO, now)
-    if message.step == 0:
+    before = state.steps.committed
+    steps, redone, records = progress.resume(state.steps, message.step, now)
+    recoveries = recovery.resumed(state.recoveries, message.source, redone, message.seconds, now)
+    if message.source == MEMORY:
+        text = f"Training goes on from step {message.step} in memory"
+    elif message.step == 0:
         text = "Training starts from the beginning"
     else:
         text = f"Training goes on from step {message.step}"
@@ -250,8 +319,14 @@ def _resumed(state: Membership, running: Running, message: Resumed, now: float) 
         figures={"lost_steps": redone, "redone_steps": redone},
         detail=message.source,
     )
-    checkpoint = state.checkpoint.model_copy(update={"unsaved": None})
-    return replace(state, steps=steps, recoveries=recoveries, checkpoint=checkpoint), (note,)
+    state = replace(
+        state,
+        steps=steps,
+        recoveries=recoveries,
+        checkpoint=state.checkpoint.model_copy(update={"unsaved": None}),
+        failures=0 if steps.committed > before else state.failures,
+    )
+    return state, (*map(Write, records), note)
 
 
 def _checkpointed(

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from reknit.coordinator.pace import Pace
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.progress import Steps
 from reknit.coordinator.recovery import Recoveries
+from reknit.coordinator.stragglers import Loads
 from reknit.protocol.agents import Exited, FromSlot, SlotReport
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.outcome import Conclusion, ErrorReport, ExitClass
@@ -27,17 +29,25 @@ class Agent:
     connection: int | None
     """None while it is not connected."""
     running: Generation | None = None
-    """The newest generation whose processes may exist there; None once it has said Stopped."""
+    """The newest generation in which processes may act there; None once it has said Stopped."""
     world_size: int | None = None
     """Ranks of `running`, as the agent said when it registered."""
     slots: tuple[SlotReport, ...] = ()
-    leaving: bool = False
+    leaving_since: float | None = None
+    """When it was heard that its pod must go."""
+    grace_seconds: float = 0.0
+    """How long the pod has from then on."""
     used_store: Endpoint | None = None
     """What it offered when it was last given rank 0: taken, whatever it still says."""
     exits: tuple[Exited, ...] = ()
     """Ends of processes that were reported before this coordinator had a generation."""
     told: tuple[FromSlot, ...] = ()
     """What its ranks said before that."""
+
+    @property
+    def leaving(self) -> bool:
+        """Its pod must go."""
+        return self.leaving_since is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class Member:
     slot: int
     phase: Phase = Phase.STARTING
     step: int = 0
+    place: int = 0
+    """How far it has come after that version, as in `Beat`."""
     pid: int | None = None
     error: ErrorReport | None = None
     faulty: bool = False
@@ -77,6 +89,15 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """A rank has lost its connection to another one, which may be the consequence of a fault."""
+
+    since: float
+    rank: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """The current generation."""
 
@@ -89,6 +110,12 @@ class Running:
     """Agents that were heard to have it."""
     draining: str | None = None
     """Why its ranks were told to leave."""
+    staying: bool = False
+    """They were told to keep their state and take part in the next generation."""
+    leaving: tuple[str, ...] = ()
+    """Agents whose pods must go, as far as its ranks were told to leave for them."""
+    hint: Hint | None = None
+    """The first sign that something is wrong of which no fault is known yet."""
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -153,6 +180,10 @@ class Membership:
     """Process failures since a new step was committed."""
     failures_by_class: Mapping[ExitClass, int] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
+    pace: Pace = field(default_factory=Pace)
+    loads: Loads = field(default_factory=dict)
+    stalled_at: int | None = None
+    """The version after which all ranks alike came to a halt, when that was last seen."""
     recoveries: Recoveries = field(default_factory=Recoveries)
     checkpoint: CheckpointStatus = field(default_factory=CheckpointStatus)
     conclusion: Conclusion | None = None

@@ -84,15 +84,28 @@ class InspectionJob(Job):
     """Rank 0 of a job that is not run."""
 
     def __init__(self, settings: JobSettings, batch: BatchSettings) -> None:
-        self.rank = 0
-        self.world_size = settings.world_size
+        self._world_size = settings.world_size
         self.seed = settings.seed
-        self.device = torch.device("cpu")
         self.state: dict[str, Json] = {}
         self._batch = batch
         self._precision = settings.precision
         self._engine: InspectionEngine | None = None
         self._data: _Data | None = None
+
+    @property
+    def rank(self) -> int:
+        """The only one."""
+        return 0
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the full job."""
+        return self._world_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where data would be; nothing is computed."""
+        return torch.device("cpu")
 
     def engine(
         self,
@@ -166,6 +179,7 @@ class InspectionJob(Job):
             optimizer=qualified_name(engine.built.optimizer),
             optimizer_tensors=engine.facts.tensors,
             elementwise=engine.facts.elementwise,
+            shadowable=engine.facts.shadowable,
         )
         if data is None:
             return found

@@ -8,9 +8,15 @@ import torch
 from torch import nn
 
 from reknit.job import OptimizerFactory
+from reknit.state.optimizer import step
+from reknit.state.shadow import Shadow, contents
+from reknit.state.shard import Shard
 
 PROBE_SIDE: Final = 3
 """Elements of a probe along each dimension: enough to tell a row from a scalar."""
+
+_SHADOWED_STEPS: Final = 4
+"""Before and after a shadow is made."""
 
 # Optimizers whose update of an element depends on that element's gradient and state alone.
 _ELEMENTWISE: Final = frozenset(
@@ -51,6 +57,9 @@ class OptimizerFacts:
     tensors: int
     """State tensors of a parameter's size per parameter; the mean over elements, rounded up."""
     elementwise: bool
+    shadowable: bool
+    """Whether a copy that takes the same steps stays the same bit for bit; only asked of an
+    elementwise one."""
 
 
 def qualified_name(optimizer: torch.optim.Optimizer) -> str:
@@ -80,10 +89,54 @@ def probe(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> Optimize
     ]
     elements = [parameter.numel() for parameter in parameters]
     kept = sum(count * number for count, number in zip(counts, elements, strict=True))
+    elementwise = _is_elementwise(factory, optimizer, plain, parameters)
     return OptimizerFacts(
         tensors=ceil(kept / max(1, sum(elements))),
-        elementwise=_is_elementwise(factory, optimizer, plain, parameters),
+        elementwise=elementwise,
+        shadowable=elementwise and can_shadow(factory, parameters),
     )
+
+
+def can_shadow(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> bool:
+    """Whether a copy that takes the same steps stays the same, bit for bit.
+
+    Torch's own optimizers keep to what a shadow copies. Any other one takes some steps on tiny
+    tensors, then a shadow is made and takes the further ones beside it.
+
+    Raises:
+        Exception: whatever the optimizer raises when it takes a step.
+    """
+    probes = _probes(parameters)
+    optimizer = factory(list(probes))
+    if qualified_name(optimizer) in _ELEMENTWISE and _is_torch_s_own(optimizer):
+        return True
+    own = Shard(0, tuple(probes), optimizer)
+    gradients = [torch.linspace(-1, 1, probe.numel()).reshape(probe.shape) for probe in probes]
+    for _ in range(_SHADOWED_STEPS):
+        step(optimizer, probes, [gradient.clone() for gradient in gradients], 0.7)
+    try:
+        shadow = Shadow(1, own, steps=True)
+        for target, source in zip(shadow.expect(own), contents(own), strict=True):
+            target.copy_(source)
+        for _ in range(_SHADOWED_STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = group.get("lr", 1.0) * 0.9
+            shadow.take_hyperparameters(optimizer)
+            for pending, gradient in zip(shadow.pending, gradients, strict=True):
+                pending.copy_(gradient)
+            step(optimizer, probes, [gradient.clone() for gradient in gradients], 0.7)
+            shadow.apply(0.7)
+    except Exception:
+        # Whatever goes wrong only in a copy.
+        return False
+    pairs = zip(contents(own), contents(shadow.shard), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def _is_torch_s_own(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether nothing of the user's takes part in a step."""
+    hooks = [value for name, value in vars(optimizer).items() if name.endswith("hooks") and value]
+    return type(optimizer).__module__.startswith("torch.optim.") and not hooks
 
 
 def _is_elementwise(

@@ -16,10 +16,12 @@ class SlotReport(Message):
     pid: int | None = None
     """None while no process runs."""
     generation: Generation | None = None
-    """The generation the process belongs to."""
+    """The generation the process belongs to; None once it was told to leave it."""
     rank: int | None = None
     phase: Phase | None = None
     step: int = 0
+    place: int = 0
+    """As in `Beat`."""
     silent_seconds: float = 0.0
     """Since the process' own heartbeat thread was last heard."""
     finished: bool = False
@@ -30,6 +32,8 @@ class SlotReport(Message):
     """As in `Finished`."""
     start: int | None = None
     """The version before the first step that the process has committed; None before that."""
+    peer_lost: bool = False
+    """It has said `PeerLost`."""
 
 
 class Register(Message):
@@ -47,7 +51,7 @@ class Register(Message):
     promised: int
     """Highest incarnation this agent has obeyed; a coordinator of a lower one is refused."""
     generation: Generation | None = None
-    """The generation whose processes still run here."""
+    """The newest generation in which a process here may still act."""
     world_size: int | None = None
     """Ranks of that generation; None stands for those of the full job."""
     store: Endpoint
@@ -76,15 +80,25 @@ class Exited(Message):
 
 
 class Stopped(Message):
-    """Agent to coordinator: no process of this generation or an older one runs here."""
+    """Agent to coordinator: no process here acts in this generation or an older one any more.
+
+    Processes that have left it may still live and hold its state.
+    """
 
     kind: Literal["stopped"] = "stopped"
     generation: Generation
     store: Endpoint
+    moved: bool = False
+    """All ranks here have left the generation at a step boundary, with their state, and nobody had
+    ended it: those of the other agents do the same."""
 
 
 class Leaving(Message):
-    """Agent to coordinator: this pod got SIGTERM and will be gone within the grace period."""
+    """Agent to coordinator: this pod got SIGTERM and will be gone within the grace period.
+
+    Its ranks go on until `Drain` says how they leave; if nobody says so in time, they write a
+    checkpoint.
+    """
 
     kind: Literal["leaving"] = "leaving"
     grace_seconds: float
@@ -108,7 +122,9 @@ class Place(Message):
     slot: int
     """Local rank."""
     host: str = ""
-    """Address of the agent's pod; some frameworks' commands need that of every rank."""
+    """Address of the agent's pod."""
+    node: str = ""
+    """Where that pod runs."""
 
 
 class Welcome(Message):
@@ -122,7 +138,11 @@ class Welcome(Message):
 
 
 class Begin(Message):
-    """Coordinator to agents: a new generation. Processes of older ones must be gone or join it."""
+    """Coordinator to agents: a new generation.
+
+    Processes that have left an older one take the places of their slots; an empty place goes to
+    the parked process, or to a new one.
+    """
 
     kind: Literal["begin"] = "begin"
     generation: Generation
@@ -132,19 +152,31 @@ class Begin(Message):
 
 
 class End(Message):
-    """Coordinator to agents: leave this generation; its processes cannot go on."""
+    """Coordinator to agents: leave this generation and all older ones."""
 
     kind: Literal["end"] = "end"
     generation: Generation
     reason: str
+    keep: bool = False
+    """Processes that are well stay alive, leave, and take their places in the next generation."""
+    failed: tuple[int, ...] = ()
+    """Ranks on this agent that are at fault: their processes are killed in any case."""
 
 
 class Drain(Message):
-    """Coordinator to agents: ranks stop at the next step boundary, after a checkpoint."""
+    """Coordinator to agents: ranks stop at the next step boundary, after a checkpoint.
+
+    Said again when another pod must leave; then `stay` may have become False, never True.
+    """
 
     kind: Literal["drain"] = "drain"
     generation: Generation
     reason: str
+    stay: bool = False
+    """No checkpoint: processes keep their state, as in `Leave`, and take part in the next
+    generation; the agent answers `Stopped` when its ranks have left."""
+    leaving: tuple[str, ...] = ()
+    """The agents whose pods must go. With `stay` the state survives without them."""
 
 
 class Conclude(Message):

@@ -27,6 +27,8 @@ class Inspection(Message):
     """State tensors of a parameter's size per parameter: 2 for Adam."""
     elementwise: bool = True
     """Whether each element's update depends on that element alone."""
+    shadowable: bool = True
+    """Whether a copy that takes the same steps stays the same bit for bit."""
     num_samples: int | None = None
     total_steps: int | None = None
     activation_bytes: dict[Sharding, int] = Field(default_factory=dict)

@@ -1,12 +1,17 @@
 """Between an agent and its rank processes: one JSON message per line on a socket pair."""
 
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
 from reknit.protocol.base import Endpoint, Generation, Message
 from reknit.protocol.outcome import ErrorReport
+
+MEMORY: Final = "memory"
+"""The source of a state that surviving ranks held."""
+BEGINNING: Final = "beginning"
+"""The source of a state that nobody held: training starts."""
 
 
 class Phase(StrEnum):
@@ -15,6 +20,8 @@ class Phase(StrEnum):
     STARTING = "Starting"
     LOADING = "Loading"
     STEP = "Step"
+    FUNCTION = "Function"
+    """The user's code between two steps."""
     EVALUATION = "Evaluation"
     CHECKPOINT = "Checkpoint"
     CLOSING = "Closing"
@@ -32,7 +39,22 @@ class Assign(Message):
     group_rank: int
     """Index of the pod among the generation's pods."""
     store: Endpoint
-    """The rendezvous store; the rank with `store_fd` set hosts it on that inherited listener."""
+    """The rendezvous store. Rank 0 hosts it on the listener that comes along with this message."""
+    hosts: tuple[str, ...] = ()
+    """Address of the pod of each rank."""
+    nodes: tuple[str, ...] = ()
+    """Node of each rank's pod; a copy of a shard is kept on another node than the original."""
+
+
+class Abort(Message):
+    """Agent to rank: leave this generation at once, keep the state, and wait for the next place.
+
+    Every call that waits for other ranks of the generation is broken off.
+    """
+
+    kind: Literal["abort"] = "abort"
+    generation: Generation
+    reason: str
 
 
 class Leave(Message):
@@ -40,6 +62,11 @@ class Leave(Message):
 
     kind: Literal["leave"] = "leave"
     reason: str
+    stay: bool = False
+    """The process stays: it leaves the generation with its state and says `Left`, as after `Abort`,
+    but all ranks do so at the same boundary, and nothing is redone. Where ranks were told
+    differently before they came to it, they write a checkpoint. It counts for the generation of the
+    latest `Assign`; to a process that has left that one, it says nothing."""
 
 
 class Release(Message):
@@ -48,12 +75,46 @@ class Release(Message):
     kind: Literal["release"] = "release"
 
 
+class Parked(Message):
+    """Rank to agent: warm, and waiting for a place; said once, by a process that has none yet."""
+
+    kind: Literal["parked"] = "parked"
+
+
+class Left(Message):
+    """Rank to agent, after `Abort`, or at a step boundary when some rank got `Leave` with `stay`.
+
+    Nothing of this process acts in the generation any more; it waits with its state.
+    """
+
+    kind: Literal["left"] = "left"
+    generation: Generation
+    step: int
+    """The version that it holds."""
+
+
+class PeerLost(Message):
+    """Rank to agent: a connection to another rank broke, and no `Abort` has said why.
+
+    The rank waits for what its agent says.
+    """
+
+    kind: Literal["peer_lost"] = "peer_lost"
+    generation: Generation
+
+
 class Beat(Message):
     """Rank to agent, from a thread of its own: the process is scheduled."""
 
     kind: Literal["beat"] = "beat"
     phase: Phase
     step: int
+    place: int = 0
+    """How far the rank has come within what all ranks do alike: grows with everything it begins.
+
+    Counted anew in each generation. Of ranks that hold the same version and wait for each other,
+    the one with the lowest number is waited for; while one of them changes, none has hung.
+    """
 
 
 class StepDone(Message):
@@ -95,13 +156,15 @@ class Checkpointed(Message):
 
 
 class Resumed(Message):
-    """Rank 0 to agent: where training starts in this generation."""
+    """Rank 0 to agent: where training starts, or goes on, in this generation."""
 
     kind: Literal["resumed"] = "resumed"
     generation: Generation
     step: int
     source: str
-    """`beginning`, or the location of the checkpoint."""
+    """`beginning`, `memory`, or the location of the checkpoint."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """What this took on rank 0: join, agree, transfer."""
 
 
 class Finished(Message):
@@ -124,9 +187,18 @@ class Failed(Message):
     error: ErrorReport
 
 
-ToRank: TypeAlias = Annotated[Assign | Leave | Release, Field(discriminator="kind")]
+ToRank: TypeAlias = Annotated[Assign | Abort | Leave | Release, Field(discriminator="kind")]
 FromRank: TypeAlias = Annotated[
-    Beat | StepDone | Evaluated | Checkpointed | Resumed | Finished | Failed,
+    Parked
+    | Left
+    | PeerLost
+    | Beat
+    | StepDone
+    | Evaluated
+    | Checkpointed
+    | Resumed
+    | Finished
+    | Failed,
     Field(discriminator="kind"),
 ]
 

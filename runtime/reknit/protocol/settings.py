@@ -29,6 +29,10 @@ ENV_TERMINATION_LOG: Final = "REKNIT_TERMINATION_LOG"
 """Where process 1 writes its `Conclusion`; /dev/termination-log unless set."""
 ENV_LEDGER: Final = "REKNIT_LEDGER"
 """A folder for the ledger of sample ids; unset: none is written."""
+ENV_BOARD: Final = "REKNIT_BOARD"
+"""A folder in which each rank shows what it is doing at this moment; unset: none is shown."""
+ENV_HASHES: Final = "REKNIT_HASHES"
+"""A folder for the hashes of the weights of each version; unset: none are made."""
 
 
 class Framework(StrEnum):
@@ -67,11 +71,16 @@ class CheckpointSettings(Message):
 class RecoverySettings(Message):
     """How faults are found and repaired."""
 
-    copies: int = 0
+    copies: int = 1
+    """Of each shard that no other rank holds."""
     on_loss: OnLoss = OnLoss.WAIT
     heartbeat_seconds: float = 0.2
     dead_after_seconds: float = 2.0
     grace_seconds: float = 30.0
+    hang_after_seconds: float = 10.0
+    """No rank is called hung sooner; later, if the job's own steps take longer than a tenth."""
+    phase_limit_seconds: float = 600.0
+    """The same for whatever is not a step: start, loading, evaluation, checkpoint, closing."""
 
 
 class JobSettings(Message):

@@ -106,8 +106,9 @@ class EventRecord(Message):
     kind: Literal["event"] = "event"
     time: float
     reason: str
-    """CamelCase: GenerationBegun, RankExited, RecoveryFinished, Checkpointed, CheckpointFailed,
-    Evaluated, Resumed, AgentLost, AgentJoined, Draining, Concluded."""
+    """CamelCase: GenerationBegun, RankExited, Hung, ConnectionLost, RecoveryFinished, Checkpointed,
+    CheckpointFailed, Evaluated, Resumed, Straggler, StragglerGone, AgentLost, AgentJoined,
+    Draining, Concluded."""
     message: str
     generation: Generation | None = None
     rank: int | None = None

@@ -8,14 +8,16 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from reknit.protocol.ranks import TO_RANK, Assign, Beat, FromRank, Leave, Phase, StepDone
+from reknit.protocol.base import Generation
+from reknit.protocol.ranks import TO_RANK, Abort, Assign, Beat, FromRank, Leave, Phase, StepDone
 
 _CLOSE: Final = None
+_CHUNK: Final = 1 << 16
 
 
 class Channel:
@@ -24,41 +26,56 @@ class Channel:
     Args:
         connection: this end of the socket pair; taken over.
         heartbeat: time between two beats, or between a step and a beat.
+        on_abort: called by the reading thread when a generation is to be left.
     """
 
-    def __init__(self, connection: socket.socket, *, heartbeat: timedelta) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        heartbeat: timedelta,
+        on_abort: Callable[[Generation], None] = lambda _: None,
+    ) -> None:
         self._connection = connection
         self._heartbeat = heartbeat.total_seconds()
-        self._lines = connection.makefile("rb")
+        self._on_abort = on_abort
         self._outbox: queue.SimpleQueue[FromRank | None] = queue.SimpleQueue()
         self._place = (Phase.STARTING, 0)
-        self._leaving = threading.Event()
-        self._released = threading.Event()
-        self._ended = threading.Event()
+        self._changed = threading.Condition()
+        self._assigned: tuple[Assign, socket.socket | None] | None = None
+        """The newest place, until it is taken."""
+        self._aborted: Generation | None = None
+        self._reached = 0
+        self._regrouping = False
+        self._leaving = self._released = self._ended = False
         self._threads = [
             threading.Thread(target=self._read, name="reknit-channel-reader", daemon=True),
             threading.Thread(target=self._write, name="reknit-channel-writer", daemon=True),
         ]
 
-    def start(self) -> Assign:
-        """Waits for the agent's first message, then beats from now on.
-
-        Raises:
-            ConnectionError: the agent closed the line, or its first message is another one.
-        """
-        message = next(self._messages(), None)
-        if not isinstance(message, Assign):
-            self._lines.close()
-            self._connection.close()
-            raise ConnectionError("the agent gave this rank no place")
+    def start(self) -> None:
+        """Reads and beats from now on."""
         for thread in self._threads:
             thread.start()
-        return message
 
     @property
     def leaving(self) -> bool:
         """Whether the rank has been told to leave."""
-        return self._leaving.is_set()
+        return self._leaving
+
+    @property
+    def regrouping(self) -> bool:
+        """Whether the rank was told to leave its generation at a step boundary, and to stay."""
+        return self._regrouping
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a place is waiting to be taken."""
+        return self._assigned is not None
+
+    def is_aborted(self, generation: Generation) -> bool:
+        """Whether this generation was to be left."""
+        return self._aborted is not None and self._aborted.key() >= generation.key()
 
     def tell(self, message: FromRank) -> None:
         """Sends a message, after all earlier ones; does not block."""
@@ -68,14 +85,44 @@ class Channel:
         """Declares what the beats are to say."""
         self._place = (phase, step)
 
-    def wait_for_release(self) -> bool:
-        """Waits until the agent releases the rank; False if it closed the line instead."""
-        self._ended.wait()
-        return self._released.is_set()
+    def reach(self, place: int) -> None:
+        """Declares how far the rank has come within the step."""
+        self._reached = place
 
-    def wait_for_end(self, timeout: timedelta) -> None:
-        """Waits until the agent releases the rank or closes the line, or for `timeout`."""
-        self._ended.wait(timeout.total_seconds())
+    def take_place(self) -> tuple[Assign, socket.socket | None] | None:
+        """Waits for a place; None when the rank is to leave, is released, or the line is closed.
+
+        The socket is the listener of the generation's store on the rank that hosts it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._assigned or self._is_over())
+            assigned, self._assigned = self._assigned, None
+            self._regrouping = False
+            return assigned
+
+    def wait_for_abort(self, generation: Generation) -> bool:
+        """Waits until this generation is to be left; False if the rank's time is over instead."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.is_aborted(generation) or self._released or self._ended
+            )
+            return self.is_aborted(generation)
+
+    def wait_for_release(self, generation: Generation) -> bool:
+        """Waits, at the end of the work, for what comes next.
+
+        True when the rank is released or the line closed; False if the generation is to be left.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.is_aborted(generation) or self._released or self._ended
+            )
+            return self._released or self._ended
+
+    @property
+    def released(self) -> bool:
+        """Whether the agent has released the rank."""
+        return self._released
 
     def close(self, timeout: timedelta = timedelta(seconds=5)) -> None:
         """Sends what has been told, then closes the line."""
@@ -85,24 +132,57 @@ class Channel:
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._threads[0].join(timeout.total_seconds())
-        self._lines.close()
         self._connection.close()
 
-    def _messages(self) -> Iterator[object]:
-        try:
-            for line in self._lines:
-                yield TO_RANK.validate_json(line)
-        except OSError:
-            return
+    def _is_over(self) -> bool:
+        return self._leaving or self._released or self._ended
+
+    def _messages(self) -> Iterator[tuple[object, socket.socket | None]]:
+        """Messages, each with the socket that came along with it."""
+        rest = b""
+        sent: list[int] = []
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._connection, _CHUNK, 4)
+            except OSError:
+                return
+            sent += descriptors
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                message = TO_RANK.validate_json(line)
+                attached = None
+                if sent and isinstance(message, Assign):
+                    attached = socket.socket(fileno=sent.pop(0))
+                yield message, attached
 
     def _read(self) -> None:
-        for message in self._messages():
-            if isinstance(message, Leave):
-                self._leaving.set()
-            elif not isinstance(message, Assign):
-                self._released.set()
+        for message, attached in self._messages():
+            with self._changed:
+                match message:
+                    case Assign():
+                        self._assigned = (message, attached)
+                    case Abort(generation=generation) if not self.is_aborted(generation):
+                        self._aborted = generation
+                        # Whoever is to leave all the same is told so again.
+                        self._leaving = False
+                    case Abort():
+                        pass
+                    case Leave(stay=True):
+                        self._regrouping = True
+                    case Leave():
+                        self._leaving = True
+                    case _:
+                        self._released = True
+                self._changed.notify_all()
+            if isinstance(message, Abort):
+                self._on_abort(message.generation)
+            if self._released:
                 break
-        self._ended.set()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def _write(self) -> None:
         next_beat = time.monotonic()
@@ -110,7 +190,7 @@ class Channel:
             now = time.monotonic()
             if now >= next_beat:
                 phase, step = self._place
-                message: FromRank | None = Beat(phase=phase, step=step)
+                message: FromRank | None = Beat(phase=phase, step=step, place=self._reached)
             else:
                 try:
                     message = self._outbox.get(timeout=next_beat - now)

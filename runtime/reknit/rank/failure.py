@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from reknit.comm.loss import is_lost_peer
 from reknit.errors import ConfigurationError
 from reknit.protocol.outcome import (
     MAX_EXCEPTION_CHARACTERS,
@@ -55,14 +56,6 @@ def classify(error: BaseException) -> ExitClass:
     if isinstance(error, CheckpointError) or is_lost_peer(error):
         return ExitClass.INFRASTRUCTURE
     return ExitClass.PROGRAM_ERROR
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank, or the way to it, is gone."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    # Gloo raises plain RuntimeErrors that begin with the place in its source.
-    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 def _trim(error: traceback.TracebackException, seen: set[int]) -> None:

@@ -9,7 +9,7 @@ Names: `param/NAME` (FP32 master weights; a buffer is `buffer/NAME`), and for op
 first of their names.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol
@@ -17,26 +17,17 @@ from typing import Protocol
 import torch
 
 from reknit.protocol.base import Json
+from reknit.state.intervals import Interval, even_intervals
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class Interval:
-    """Elements start <= i < stop of a flattened tensor."""
-
-    start: int
-    stop: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.stop:
-            raise ValueError(f"no interval: {self.start}..{self.stop}")
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def intersect(self, other: "Interval") -> "Interval | None":
-        """The common elements; None when there are none."""
-        start, stop = max(self.start, other.start), min(self.stop, other.stop)
-        return Interval(start, stop) if start < stop else None
+__all__ = [
+    "Interval",
+    "LocalState",
+    "Piece",
+    "StateSource",
+    "TensorSpec",
+    "even_intervals",
+    "share",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +95,18 @@ class StateSource(Protocol):
         ...
 
 
-def even_intervals(num_elements: int, num_parts: int) -> Iterator[Interval]:
-    """Cuts a flat tensor into `num_parts` intervals whose lengths differ by at most one."""
-    base, extra = divmod(num_elements, num_parts)
+def share(pieces: Iterable[Piece], num_ranks: int, rank: int) -> Iterator[Piece]:
+    """The part of `pieces`, which every rank holds alike, that `rank` writes.
+
+    Over all ranks each element comes exactly once, and all ranks get about as many.
+    """
+    pieces = list(pieces)
+    own = list(even_intervals(sum(len(piece.interval) for piece in pieces), num_ranks))[rank]
     start = 0
-    for part in range(num_parts):
-        stop = start + base + (1 if part < extra else 0)
-        yield Interval(start, stop)
-        start = stop
+    for piece in pieces:
+        common = Interval(start, start + len(piece.interval)).intersect(own)
+        if common is not None:
+            first, last = common.start - start, common.stop - start
+            interval = Interval(piece.interval.start + first, piece.interval.start + last)
+            yield Piece(piece.name, interval, piece.data[first:last])
+        start += len(piece.interval)

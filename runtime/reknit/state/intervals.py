@@ -1,10 +1,38 @@
-"""The arithmetic of flat partitions: which elements of which tensor lie where."""
+"""The arithmetic of flat partitions: which elements of which tensor lie where. Without torch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from reknit.state.description import Interval, Piece, even_intervals
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """Elements start <= i < stop of a flattened tensor."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop:
+            raise ValueError(f"no interval: {self.start}..{self.stop}")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def intersect(self, other: "Interval") -> "Interval | None":
+        """The common elements; None when there are none."""
+        start, stop = max(self.start, other.start), min(self.stop, other.stop)
+        return Interval(start, stop) if start < stop else None
+
+
+def even_intervals(num_elements: int, num_parts: int) -> Iterator[Interval]:
+    """Cuts a flat tensor into `num_parts` intervals whose lengths differ by at most one."""
+    base, extra = divmod(num_elements, num_parts)
+    start = 0
+    for part in range(num_parts):
+        stop = start + base + (1 if part < extra else 0)
+        yield Interval(start, stop)
+        start = stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +79,3 @@ def per_tensor_partition(sizes: Sequence[int], num_parts: int, part: int) -> Ite
         start, stop = min(part * length, size), min((part + 1) * length, size)
         if start < stop:
             yield Placed(index, Interval(start, stop), offsets[index])
-
-
-def share(pieces: Iterable[Piece], num_ranks: int, rank: int) -> Iterator[Piece]:
-    """The part of `pieces`, which every rank holds alike, that `rank` writes.
-
-    Over all ranks each element comes exactly once, and all ranks get about as many.
-    """
-    pieces = list(pieces)
-    own = list(even_intervals(sum(len(piece.interval) for piece in pieces), num_ranks))[rank]
-    start = 0
-    for piece in pieces:
-        common = Interval(start, start + len(piece.interval)).intersect(own)
-        if common is not None:
-            first, last = common.start - start, common.stop - start
-            interval = Interval(piece.interval.start + first, piece.interval.start + last)
-            yield Piece(piece.name, interval, piece.data[first:last])
-        start += len(piece.interval)

@@ -12,8 +12,15 @@ import torch
 from reknit.errors import CheckpointMismatchError
 from reknit.protocol.base import Json
 from reknit.state import optimizer as optimizer_state
-from reknit.state.description import Interval, LocalState, Piece, StateSource, TensorSpec
-from reknit.state.intervals import Placed, share
+from reknit.state.description import (
+    Interval,
+    LocalState,
+    Piece,
+    StateSource,
+    TensorSpec,
+    share,
+)
+from reknit.state.intervals import Placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +140,7 @@ class StateLayout:
             prefix = f"optimizer/{key}/"
             whole = spec.shape == self.shapes[holder.names[0]] or len(holder.names) > 1
             shape = holder.tensor.shape if whole else torch.Size(spec.shape)
-            value = torch.zeros(shape, dtype=spec.dtype, device=holder.tensor.device)
-            state[key] = value
+            state[key] = value = torch.zeros(shape, dtype=spec.dtype, device=holder.tensor.device)
             if whole:
                 pieces = list(holder.pieces(prefix, value.view(-1)))
             else:

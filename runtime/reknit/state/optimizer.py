@@ -5,7 +5,9 @@ another shape, and single numbers (`step`). Strategies that flatten several para
 tensor keep the same, once per flat tensor.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -20,6 +22,9 @@ State: TypeAlias = dict[str, Any]
 _NUMBERS: Final = frozenset({"step", "mu_product", "mu", "eta"})
 """Numbers that torch's optimizers keep as tensors without dimensions, like a scalar parameter's
 elementwise state."""
+
+_ORIGINAL_S_OWN: Final = frozenset({"defaults", "param_groups", "state", "step", "_opt_called"})
+"""Attributes of an optimizer's object that are no property of its class or configuration."""
 
 
 def class_name(optimizer: torch.optim.Optimizer) -> str:
@@ -119,6 +124,99 @@ def replace(optimizer: torch.optim.Optimizer, tensor: torch.Tensor, state: State
     optimizer.state[tensor] = state
 
 
+def twin(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[int, torch.Tensor], *, steps: bool
+) -> torch.optim.Optimizer:
+    """An optimizer of the same class and hyperparameters for other tensors, without state.
+
+    What a class keeps on the object beside that is copied, but for hooks and for the `step` in
+    which schedules wrap that of the class: both belong to the original.
+
+    Args:
+        optimizer: the original.
+        tensors: by the `id` of each of its tensors the one to put in its place.
+        steps: whether the twin will take steps; otherwise it only holds state, and nothing else
+            needs to be copied.
+
+    Raises:
+        Exception: the object has attributes that cannot be copied.
+    """
+    own = type(optimizer)
+    kept: dict[str, Any] = {}
+    if steps:
+        kept = {
+            name: deepcopy(value)
+            for name, value in vars(optimizer).items()
+            if name not in _ORIGINAL_S_OWN and not name.endswith("hooks")
+        }
+    else:
+        # A destructor of the class would look for what it does not have.
+        own = type(own.__name__, (torch.optim.Optimizer,), {})
+    groups = [
+        _hyperparameters(group) | {"params": [tensors[id(tensor)] for tensor in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    other = object.__new__(own)
+    state = {"defaults": deepcopy(optimizer.defaults), "state": defaultdict(dict)}
+    other.__setstate__(kept | state | {"param_groups": groups})
+    return other
+
+
+def take_hyperparameters(optimizer: torch.optim.Optimizer, original: torch.optim.Optimizer) -> None:
+    """Copies what schedules change, and whatever else stands in the parameter groups."""
+    for group, source in zip(optimizer.param_groups, original.param_groups, strict=True):
+        group.update(_hyperparameters(source))
+
+
+def prepare_state(
+    optimizer: torch.optim.Optimizer,
+    tensors: Sequence[torch.Tensor],
+    original: torch.optim.Optimizer,
+    originals: Sequence[torch.Tensor],
+) -> None:
+    """Gives the optimizer of a shard's copy state of the same form as another shard's.
+
+    Single numbers are the same in all shards and are copied; elements are left undefined.
+    """
+    optimizer.state.clear()
+    for tensor, other in zip(tensors, originals, strict=True):
+        state = {
+            key: torch.empty_like(value) if _has_elements(value) else deepcopy(value)
+            for key, value in original.state.get(other, {}).items()
+        }
+        if state:
+            optimizer.state[tensor] = state
+
+
+def elements(
+    optimizer: torch.optim.Optimizer, tensors: Sequence[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """The state of `tensors` that differs between shards, in a fixed order."""
+    for tensor in tensors:
+        for value in optimizer.state.get(tensor, {}).values():
+            if _has_elements(value):
+                yield value
+
+
+def step(
+    optimizer: torch.optim.Optimizer,
+    tensors: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    factor: float,
+) -> None:
+    """One step with `gradients`, which are multiplied in place by `factor` before.
+
+    Every copy of a shard takes its steps here, and with them the same bits.
+    """
+    if factor != 1.0:
+        torch._foreach_mul_(list(gradients), factor)
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        tensor.grad = gradient
+    optimizer.step()
+    for tensor in tensors:
+        tensor.grad = None
+
+
 def check_class(source: StateSource, optimizer: torch.optim.Optimizer) -> None:
     """Refuses the state of another kind of optimizer.
 
@@ -132,6 +230,14 @@ def check_class(source: StateSource, optimizer: torch.optim.Optimizer) -> None:
             f"the checkpoint {source} was written with the optimizer {name}, not "
             f"{class_name(optimizer)}"
         )
+
+
+def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: deepcopy(value) for key, value in group.items() if key != "params"}
+
+
+def _has_elements(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
 def _is_number(key: str, value: torch.Tensor, tensor: torch.Tensor) -> bool:

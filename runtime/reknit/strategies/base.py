@@ -1,7 +1,7 @@
 """What every strategy does for the training step, and the parts they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from reknit.comm.group import RankGroup
 from reknit.data.generators import seed_generators
 from reknit.errors import ConfigurationError
 from reknit.job import Loss, ModelFactory, OptimizerFactory, ScheduleFactory, unique_parameters
 from reknit.layout import Precision
 from reknit.state.description import LocalState, StateSource
+from reknit.state.layout import StateLayout
+from reknit.state.shard import Shard
 from reknit.trainer.timing import Stopwatch
 
 
@@ -29,17 +32,30 @@ class Recipe:
     pretrained: str | PathLike[str] | None = None
 
 
+@dataclass(frozen=True)
+class Built:
+    """The results of a recipe's factories."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    parameters: tuple[nn.Parameter, ...]
+    """The trainable ones."""
+
+
 class Strategy(ABC):
     """One rank's model and optimizer, and how its step is shared with the other ranks.
 
     A step is: `micro_step` for each micro-batch, the last one with `last=True`, which also reduces
-    the gradient over the ranks; `gradient_norm`; then either `apply` or `discard`.
+    the gradient over the ranks; `gradient_norm`; then either `apply` or `discard`. If that is
+    broken off because the generation ends, `complete` does what of it is this rank's own.
     """
 
     model: nn.Module
     """The user's model, bare."""
     optimizer: torch.optim.Optimizer
     """The user's optimizer; which tensors it updates is the strategy's affair."""
+    updated: Callable[[], None] = staticmethod(lambda: None)
+    """Called when the local part of an update is done, and the weights are to be gathered."""
 
     @abstractmethod
     def micro_step(
@@ -74,6 +90,18 @@ class Strategy(ABC):
         """Drops the gradient, leaving parameters and optimizer as they are."""
 
     @abstractmethod
+    def complete(self, factor: float | None) -> None:
+        """Ends a step whose gate was passed, without any communication.
+
+        To be called when `apply` or `discard` was broken off or not begun. Afterwards what the
+        optimizer updates on this rank, and its state, are those of the new version; weights that
+        other ranks would have sent are not. No further step can be taken in this generation.
+
+        Args:
+            factor: that of `apply`; None instead of `discard`.
+        """
+
+    @abstractmethod
     def describe(self) -> LocalState:
         """This rank's share of parameters, buffers and optimizer state, as live views."""
 
@@ -86,8 +114,69 @@ class Strategy(ABC):
         """The mean of `loss` on one micro-batch, without gradients and in evaluation mode."""
 
     @abstractmethod
+    def regroup(self, group: RankGroup) -> bool:
+        """Goes on in another process group with all that it holds; all ranks together.
+
+        The generation before may have been broken off anywhere. False if it cannot: then a new
+        strategy has to take over its state.
+        """
+
+    @abstractmethod
     def close(self) -> None:
-        """Gives back what the strategy has outside of its own objects."""
+        """Gives back what the strategy has outside of its own objects; without communication.
+
+        What it holds can still be described and completed; more than one call does no harm.
+        """
+
+    @property
+    @abstractmethod
+    def is_replicated(self) -> bool:
+        """Whether every rank holds the whole state; otherwise the strategy is `Sharded`."""
+
+
+class Sharded(Strategy):
+    """A strategy that divides masters and optimizer state among the ranks.
+
+    All ranks' shards have the same shapes, whatever lies in them; the rest is padding.
+    """
+
+    shard: Shard
+    """What only this rank holds."""
+    is_shadowable: bool
+    """Whether another rank can follow the optimizer's steps on a copy of the shard."""
+
+    @abstractmethod
+    def reduced(self) -> tuple[torch.Tensor, ...]:
+        """For each of the shard's masters the reduced gradient, flat, in FP32, padding included.
+
+        To be asked between the last `micro_step` and `apply` or `discard`, before which it is
+        multiplied by nothing yet.
+        """
+
+    @abstractmethod
+    def multiplier(self, factor: float) -> float:
+        """What `apply(factor)` multiplies `reduced()` by."""
+
+    @abstractmethod
+    def layout_of(self, shard: Shard) -> StateLayout:
+        """Where the state lies in the shard of any rank."""
+
+    @abstractmethod
+    def parts(self) -> Built:
+        """For a strategy in another generation: the same model and a new optimizer.
+
+        To be asked after `close`. The values of the parameters are undefined.
+        """
+
+    @property
+    def is_replicated(self) -> bool:
+        """False."""
+        return False
+
+    def regroup(self, group: RankGroup) -> bool:
+        """Masters belong to what has divided them."""
+        del group
+        return False
 
 
 class LossModule(nn.Module):
@@ -119,16 +208,6 @@ class LossModule(nn.Module):
         half = self._precision is not Precision.FP32
         dtype = torch.float16 if self._precision is Precision.FP16 else torch.bfloat16
         return torch.autocast(self._device.type, dtype=dtype, enabled=half)
-
-
-@dataclass(frozen=True)
-class Built:
-    """The results of a recipe's factories."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    parameters: tuple[nn.Parameter, ...]
-    """The trainable ones."""
 
 
 def build(recipe: Recipe, *, seed: int, device: torch.device) -> Built:

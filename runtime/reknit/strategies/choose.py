@@ -3,13 +3,27 @@
 from reknit.comm.group import RankGroup
 from reknit.layout import BatchPlan, Sharding
 from reknit.protocol.settings import JobSettings
-from reknit.strategies.base import Recipe, Strategy
+from reknit.strategies.base import Built, Recipe, Strategy
 
 
 def make_strategy(
-    recipe: Recipe, settings: JobSettings, group: RankGroup, plan: BatchPlan
+    recipe: Recipe,
+    settings: JobSettings,
+    group: RankGroup,
+    plan: BatchPlan,
+    *,
+    built: Built | None = None,
+    installs: bool = False,
 ) -> Strategy:
-    """Builds the model and optimizer the way `settings` say.
+    """Builds the model and optimizer the way `settings` say, on all ranks together.
+
+    Args:
+        recipe: what the user's code has asked for.
+        settings: the job.
+        group: the present process group.
+        plan: how a global batch is divided.
+        built: model and optimizer that were built already.
+        installs: a state is installed at once, so that what the weights are now does not matter.
 
     Raises:
         ConfigurationError: the strategy cannot train this model with this optimizer.
@@ -17,7 +31,14 @@ def make_strategy(
     if settings.sharding is Sharding.NONE:
         from reknit.strategies.replicated import Replicated
 
-        return Replicated(recipe, group, seed=settings.seed, precision=settings.precision)
+        return Replicated(
+            recipe,
+            group,
+            seed=settings.seed,
+            precision=settings.precision,
+            built=built,
+            installs=installs,
+        )
     # DeepSpeed takes seconds to import.
     from reknit.strategies.zero import ZeRO
 
@@ -29,4 +50,6 @@ def make_strategy(
         precision=settings.precision,
         plan=plan,
         deepspeed_config=settings.deepspeed_config,
+        built=built,
+        installs=installs,
     )

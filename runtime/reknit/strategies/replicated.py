@@ -14,6 +14,7 @@ from reknit.state.description import Interval, LocalState, StateSource
 from reknit.state.intervals import Placed
 from reknit.state.layout import Holder, StateLayout
 from reknit.strategies.base import (
+    Built,
     LossModule,
     Recipe,
     Strategy,
@@ -31,17 +32,27 @@ class Replicated(Strategy):
     """Weights in FP32 on every rank, forward and backward under autocast if precision is lower."""
 
     def __init__(
-        self, recipe: Recipe, group: RankGroup, *, seed: int, precision: Precision
+        self,
+        recipe: Recipe,
+        group: RankGroup,
+        *,
+        seed: int,
+        precision: Precision,
+        built: Built | None = None,
+        installs: bool = False,
     ) -> None:
-        built = build(recipe, seed=seed, device=group.device)
+        built = built or build(recipe, seed=seed, device=group.device)
+        if not installs:
+            group.broadcast([*built.model.parameters(), *built.model.buffers()])
         self.model = built.model
         self.optimizer = built.optimizer
-        self._group = group
+        self._precision = precision
         self._loss_module = LossModule(built.model, recipe.loss, group.device, precision)
-        self._factors = averaging_factors(group.world_size, precision)
+        # Never used in a forward. With one such DDP does not advise, from C++ and on every rank,
+        # against looking for unused parameters.
+        self._loss_module.unused = nn.Parameter(torch.zeros(1, device=group.device))
         self._parallel: DistributedDataParallel | None = None
-        if group.world_size > 1:
-            self._parallel = _parallel(self._loss_module, group.device)
+        self._join(group)
 
     def micro_step(
         self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
@@ -70,6 +81,13 @@ class Replicated(Strategy):
         """Drops the gradient, also that of parameters outside the optimizer."""
         self._loss_module.zero_grad(set_to_none=True)
 
+    def complete(self, factor: float | None) -> None:
+        """The same as `apply` or `discard`, which do not communicate, and so are not broken off."""
+        if factor is None:
+            self.discard()
+        else:
+            self.apply(factor)
+
     def describe(self) -> LocalState:
         """Every rank holds everything; the ranks divide the writing."""
         return self._layout().describe(self._group.rank, self._group.world_size)
@@ -83,8 +101,29 @@ class Replicated(Strategy):
         result: torch.Tensor = self._loss_module(data, loss)
         return result
 
+    def regroup(self, group: RankGroup) -> bool:
+        """Another DDP around the same model; what is left of a backward is dropped."""
+        self.close()
+        self.discard()
+        self._join(group)
+        return True
+
     def close(self) -> None:
-        """DDP keeps nothing outside of itself."""
+        """Ends DDP, whose reducer has hooks on the parameters for as long as it lives."""
+        if self._parallel is not None:
+            del self._parallel.reducer, self._parallel.logger
+            self._parallel = None
+
+    @property
+    def is_replicated(self) -> bool:
+        """True."""
+        return True
+
+    def _join(self, group: RankGroup) -> None:
+        self._group = group
+        self._factors = averaging_factors(group.world_size, self._precision)
+        if group.world_size > 1:
+            self._parallel = _parallel(self._loss_module, group.device)
 
     def _layout(self) -> StateLayout:
         updated = {
@@ -112,12 +151,10 @@ class Replicated(Strategy):
 
 
 def _parallel(module: LossModule, device: torch.device) -> DistributedDataParallel:
-    # With a parameter that is never used DDP does not advise, from C++ and on every rank, against
-    # looking for unused ones.
-    module.register_parameter("unused", nn.Parameter(torch.zeros(1, device=device)))
     return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
+        init_sync=False,
         # Buffers are made equal once per step, for every strategy alike.
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,

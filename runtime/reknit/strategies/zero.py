@@ -5,38 +5,49 @@ norm, clipping, the loss scale and the decision to apply, is done here on its gr
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from reknit.comm.group import RankGroup
 from reknit.errors import ConfigurationError
-from reknit.inspection.optimizer import probe
+from reknit.inspection.optimizer import can_shadow, probe
 from reknit.job import Loss
 from reknit.layout import BatchPlan, Precision, Sharding
 from reknit.protocol.base import Json
 from reknit.protocol.settings import BatchSettings
 from reknit.state.description import LocalState, StateSource
 from reknit.state.layout import StateLayout
+from reknit.state.optimizer import step
+from reknit.state.shard import Shard
 from reknit.strategies.base import (
     Built,
     Factors,
     LossModule,
     Recipe,
-    Strategy,
+    Sharded,
     averaging_factors,
     build,
     gradient_norm,
-    scale_gradients,
 )
 from reknit.strategies.deepspeed_config import build_config, contradictions
 from reknit.strategies.deepspeed_engine import make_engine, release
-from reknit.strategies.zero_layout import names_of, partitioned_layout, refresh, sharded_layout
+from reknit.strategies.footprint import Footprint
+from reknit.strategies.zero_gradients import drop, take
+from reknit.strategies.zero_layout import (
+    own_shard,
+    placement_of,
+    refresh,
+    shapes_of,
+)
 from reknit.trainer.timing import Stopwatch
 
+_NORM_ELEMENTS: Final = 1 << 20
+"""Whose norm is taken at once."""
 
-class ZeRO(Strategy):
+
+class ZeRO(Sharded):
     """A model whose training DeepSpeed shards.
 
     Under BF16 and FP16 the parameters are in that format, and the optimizer works on FP32 masters;
@@ -53,6 +64,8 @@ class ZeRO(Strategy):
         precision: Precision,
         plan: BatchPlan,
         deepspeed_config: Mapping[str, Json],
+        built: Built | None = None,
+        installs: bool = False,
     ) -> None:
         problems = contradictions(
             deepspeed_config,
@@ -62,36 +75,50 @@ class ZeRO(Strategy):
         )
         if problems:
             raise ConfigurationError("; ".join(problems))
-        built = build(recipe, seed=seed, device=group.device)
-        _check_divisible(recipe, built, sharding)
-        group.broadcast([*built.model.parameters(), *built.model.buffers()])
+        built = built or build(recipe, seed=seed, device=group.device)
+        if not installs:
+            _check_divisible(recipe, built, sharding)
+            group.broadcast([*built.model.parameters(), *built.model.buffers()])
+        self.is_shadowable = can_shadow(recipe.optimizer, list(built.parameters))
         self.model = built.model
+        self.optimizer = built.optimizer
+        self._built = built
+        self._recipe = recipe
         self._group = group
         self._sharding = sharding
-        self._names = names_of(built.model)
         # ZeRO 1 and 2 are told to add, ZeRO 3 always divides by the number of ranks.
         self._factors = (
             averaging_factors(group.world_size, precision)
             if sharding is Sharding.ZERO3
             else Factors(1.0, 1.0)
         )
-        exact = {} if precision is Precision.FP32 else _copies(built)
-        self._engine = make_engine(
-            LossModule(built.model, recipe.loss, group.device, precision),
-            built,
-            build_config(
-                deepspeed_config,
-                sharding=sharding,
-                precision=precision,
-                micro=plan.micro,
-                num_steps=plan.num_steps,
-            ),
+        self._due = False
+        """Whether there is a reduced gradient that was neither applied nor dropped."""
+        self._reduced: tuple[torch.Tensor, ...] | None = None
+        exact = {} if precision is Precision.FP32 or installs else _copies(built)
+        config = build_config(
+            deepspeed_config,
+            sharding=sharding,
+            precision=precision,
+            micro=plan.micro,
+            num_steps=plan.num_steps,
         )
+        self._engine: Any = None
+        shapes = shapes_of(built.model)
+        module = LossModule(built.model, recipe.loss, group.device, precision)
+        self._footprint = Footprint(module)
+        try:
+            self._engine = make_engine(module, built, config)
+        finally:
+            self._footprint.complete()
+            if self._engine is None:
+                self.close()
         self._zero = self._engine.optimizer
-        self.optimizer = self._zero.optimizer
+        self._placement = placement_of(self._zero, built.model, sharding, shapes, group.world_size)
+        self.shard = own_shard(self._zero, built.optimizer, built.model, sharding, group.rank)
         if exact:
             # DeepSpeed makes the masters from parameters that it has already rounded.
-            self._layout().set_parameters(exact)
+            self.layout_of(self.shard).set_parameters(exact)
 
     def micro_step(
         self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
@@ -103,34 +130,53 @@ class ZeRO(Strategy):
         with stopwatch.phase("backward"):
             scaled = loss.float() * (factor * self._factors.before)
             self._engine.backward(scaled, scale_wrt_gas=False)
+        self._due = last
         return loss.detach()
 
     def gradient_norm(self) -> torch.Tensor:
-        """Of this rank's partition."""
-        return gradient_norm(self._gradients(), self._group.device) * self._factors.after
+        """Of this rank's partition, in parts, as FP32 sums of many squares are not precise."""
+        parts = [part for flat in self.reduced() for part in torch.split(flat, _NORM_ELEMENTS)]
+        return gradient_norm(parts, self._group.device) * self._factors.after
+
+    def reduced(self) -> tuple[torch.Tensor, ...]:
+        """As DeepSpeed has reduced it; the padding is zero."""
+        if self._reduced is None:
+            self._reduced = take(self._zero, self._sharding)
+        return self._reduced
+
+    def multiplier(self, factor: float) -> float:
+        """ZeRO 3 may have divided by the number of ranks."""
+        return factor * self._factors.after
 
     def apply(self, factor: float) -> None:
         """One step of the user's optimizer on this rank's partition; gathers the weights."""
-        scale_gradients(self._gradients(), factor * self._factors.after)
-        self._engine.step()
-        assert self._engine.was_step_applied(), "DeepSpeed left out an update that was due"
-        self._clear()
+        self._update(factor)
+        self.updated()
+        drop(self._zero, self._sharding)
+        refresh(self._zero, self._sharding)
 
     def discard(self) -> None:
-        """Lets DeepSpeed find an overflow, which makes it drop the gradient everywhere."""
-        self._gradients()[0].view(-1)[0] = torch.inf
-        self._engine.step()
-        assert not self._engine.was_step_applied(), "DeepSpeed applied an update to be left out"
-        self._clear()
+        """Drops the gradient, on this rank alone."""
+        self._due, self._reduced = False, None
+        drop(self._zero, self._sharding)
+
+    def complete(self, factor: float | None) -> None:
+        """The optimizer's step, if `apply` has not got to it: what follows there is the gather."""
+        if self._due and factor is not None:
+            self._update(factor)
 
     def describe(self) -> LocalState:
         """FP32 masters and optimizer state of this rank's partition; buffers."""
-        return self._layout().describe(self._group.rank, self._group.world_size)
+        return self.layout_of(self.shard).describe(self._group.rank, self._group.world_size)
 
     def install(self, source: StateSource) -> None:
         """Reads this rank's partition and gathers the weights from all partitions."""
-        self._layout().install(source)
+        self.layout_of(self.shard).install(source)
         refresh(self._zero, self._sharding)
+
+    def layout_of(self, shard: Shard) -> StateLayout:
+        """As DeepSpeed cuts the parameters."""
+        return self._placement.layout(shard)
 
     def evaluate(self, data: Any, loss: Loss) -> torch.Tensor:
         """Through DeepSpeed's module, whose hooks gather ZeRO 3's parameters."""
@@ -140,21 +186,19 @@ class ZeRO(Strategy):
     def close(self) -> None:
         """Ends DeepSpeed's engine and forgets its process groups."""
         release(self._engine)
+        self._engine = None
+        self._footprint.remove()
 
-    def _gradients(self) -> list[torch.Tensor]:
-        """The reduced gradient of this rank's partition; the padding in it is zero."""
-        if self._sharding is Sharding.ZERO3:
-            return [self._zero.grad_partitions_flat_buffer]
-        return [gradient for group in self._zero.averaged_gradients.values() for gradient in group]
+    def parts(self) -> Built:
+        """The optimizer is made by its factory: DeepSpeed changes what it is given."""
+        parameters = self._built.parameters
+        return Built(self.model, self._recipe.optimizer(list(parameters)), parameters)
 
-    def _clear(self) -> None:
-        if self._sharding is Sharding.ZERO3:
-            # Else a parameter that goes unused in the next step is updated with this gradient.
-            self._zero.grad_partitions_flat_buffer.zero_()
-
-    def _layout(self) -> StateLayout:
-        make = sharded_layout if self._sharding is Sharding.ZERO3 else partitioned_layout
-        return make(self._zero, self.model, self._names, self._group.rank, self._group.world_size)
+    def _update(self, factor: float) -> None:
+        """Masters and optimizer state of the next version, without communication."""
+        gradients = self.reduced()
+        self._due, self._reduced = False, None
+        step(self.optimizer, self.shard.masters, gradients, self.multiplier(factor))
 
 
 def _copies(built: Built) -> dict[str, torch.Tensor]:

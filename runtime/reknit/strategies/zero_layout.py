@@ -5,7 +5,9 @@ this rank's part. ZeRO 3: each parameter is cut on its own; `fp32_partitioned_gr
 rank's cuts of the parameters of a sub-group, one by one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -13,87 +15,130 @@ from torch import nn
 
 from reknit.layout import Sharding
 from reknit.state.description import Interval, Piece, TensorSpec
-from reknit.state.intervals import contiguous_partition, per_tensor_partition
+from reknit.state.intervals import Placed, contiguous_partition, per_tensor_partition
 from reknit.state.layout import Holder, StateLayout
+from reknit.state.shard import Shard
 from reknit.strategies.base import persistent_buffers
 
 
-def names_of(model: nn.Module) -> dict[nn.Parameter, tuple[str, tuple[int, ...]]]:
-    """Name and shape of each parameter; to be asked before DeepSpeed takes the tensors away."""
-    return {
-        parameter: (name, tuple(parameter.shape)) for name, parameter in model.named_parameters()
-    }
+@dataclass(frozen=True, slots=True)
+class Master:
+    """The counterparts of one master on all ranks: how they divide the parameters in them."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """The parameters' numbers of elements."""
+    offsets: tuple[int, ...] | None
+    """Where they begin in the flat buffer of ZeRO 1 and 2, whose parts are of equal size; None
+    where each parameter is cut on its own."""
+
+    def placed(self, size: int, num_ranks: int, rank: int) -> Iterator[Placed]:
+        """What lies in the master of `rank`, which has `size` elements."""
+        if self.offsets is None:
+            assert size == sum(-(-numel // num_ranks) for numel in self.sizes)
+            return per_tensor_partition(self.sizes, num_ranks, rank)
+        assert size * num_ranks >= sum(self.sizes)
+        partition = Interval(rank * size, (rank + 1) * size)
+        return contiguous_partition(self.offsets, self.sizes, partition)
 
 
-def partitioned_layout(
-    zero: Any,
-    model: nn.Module,
-    names: Mapping[nn.Parameter, tuple[str, tuple[int, ...]]],
-    rank: int,
-    num_ranks: int,
-) -> StateLayout:
-    """The layout under ZeRO 1 or 2."""
-    holders = []
-    for index, master in enumerate(zero.single_partition_of_fp32_groups):
-        parameters = zero.round_robin_bit16_groups[index]
-        sizes = [parameter.numel() for parameter in parameters]
-        size = zero.partition_size[index]
-        assert master.numel() == size and size * num_ranks >= sum(sizes)
-        placed = contiguous_partition(
-            zero.round_robin_bit16_offsets[index], sizes, Interval(rank * size, (rank + 1) * size)
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """What of the model lies where on which rank; it outlives the engine that it was read from."""
+
+    model: nn.Module
+    num_ranks: int
+    masters: tuple[Master, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """All parameters, in the model's order."""
+    divides_frozen: bool
+
+    def layout(self, shard: Shard) -> StateLayout:
+        """Where the state lies in a shard."""
+        holders = tuple(
+            Holder(
+                tensor,
+                master.names,
+                tuple(master.placed(tensor.numel(), self.num_ranks, shard.rank)),
+            )
+            for tensor, master in zip(shard.masters, self.masters, strict=True)
         )
-        own_names = tuple(names[parameter][0] for parameter in parameters)
-        holders.append(Holder(master, own_names, tuple(placed)))
-    trained = {name for holder in holders for name in holder.names}
-    frozen = {
-        f"param/{name}": parameter.detach()
-        for parameter, (name, _) in names.items()
-        if name not in trained
-    }
-    return StateLayout(
-        optimizer=zero.optimizer,
-        shapes={name: shape for name, shape in names.values() if name in trained},
-        holders=tuple(holders),
-        replicated=False,
-        whole=frozen | _buffers(model),
-    )
+        trained = {name for master in self.masters for name in master.names}
+        frozen = {name: shape for name, shape in self.shapes.items() if name not in trained}
+        whole = {f"buffer/{name}": data for name, data in persistent_buffers(self.model).items()}
+        fixed: list[Piece] = []
+        fixed_specs: dict[str, TensorSpec] = {}
+        if self.divides_frozen:
+            for partition, (name, shape) in zip(shard.frozen, frozen.items(), strict=True):
+                fixed_specs[f"param/{name}"] = TensorSpec(shape, partition.dtype)
+                for place in per_tensor_partition([prod(shape)], self.num_ranks, shard.rank):
+                    data = partition.detach().view(-1)[: len(place.interval)]
+                    fixed.append(Piece(f"param/{name}", place.interval, data))
+        else:
+            parameters = dict(self.model.named_parameters())
+            whole = {f"param/{name}": parameters[name].detach() for name in frozen} | whole
+        return StateLayout(
+            optimizer=shard.optimizer,
+            shapes={name: shape for name, shape in self.shapes.items() if name in trained},
+            holders=holders,
+            replicated=False,
+            whole=whole,
+            fixed=tuple(fixed),
+            fixed_specs=fixed_specs,
+        )
 
 
-def sharded_layout(
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The parameters' shapes; to be asked before DeepSpeed takes the tensors away."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def placement_of(
     zero: Any,
     model: nn.Module,
-    names: Mapping[nn.Parameter, tuple[str, tuple[int, ...]]],
-    rank: int,
+    sharding: Sharding,
+    shapes: Mapping[str, tuple[int, ...]],
     num_ranks: int,
-) -> StateLayout:
-    """The layout under ZeRO 3."""
-    holders = []
-    for master, parameters in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
-        sizes = [parameter.ds_numel for parameter in parameters]
-        assert master.numel() == sum(-(-size // num_ranks) for size in sizes)
-        placed = per_tensor_partition(sizes, num_ranks, rank)
-        own_names = tuple(names[parameter][0] for parameter in parameters)
-        holders.append(Holder(master, own_names, tuple(placed)))
-    trained = {name for holder in holders for name in holder.names}
-    fixed: list[Piece] = []
-    fixed_specs: dict[str, TensorSpec] = {}
-    for parameter, (name, shape) in names.items():
-        if name in trained:
-            continue
-        partition, size = _divided(parameter)
-        fixed_specs[f"param/{name}"] = TensorSpec(shape, partition.dtype)
-        for place in per_tensor_partition([size], num_ranks, rank):
-            data = partition.detach().view(-1)[: len(place.interval)]
-            fixed.append(Piece(f"param/{name}", place.interval, data))
-    return StateLayout(
-        optimizer=zero.optimizer,
-        shapes={name: shape for name, shape in names.values() if name in trained},
-        holders=tuple(holders),
-        replicated=False,
-        whole=_buffers(model),
-        fixed=tuple(fixed),
-        fixed_specs=fixed_specs,
-    )
+) -> Placement:
+    """Reads from DeepSpeed how it has divided the parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    divided = sharding is Sharding.ZERO3
+    groups = zero.fp16_groups if divided else zero.round_robin_bit16_groups
+    masters = []
+    for index, group in enumerate(groups):
+        own = tuple(names[id(parameter)] for parameter in group)
+        sizes = tuple(prod(shapes[name]) for name in own)
+        offsets = None if divided else tuple(zero.round_robin_bit16_offsets[index])
+        masters.append(Master(own, sizes, offsets))
+    return Placement(model, num_ranks, tuple(masters), shapes, divided)
+
+
+def own_shard(
+    zero: Any, optimizer: torch.optim.Optimizer, model: nn.Module, sharding: Sharding, rank: int
+) -> Shard:
+    """This rank's shard, in DeepSpeed's own tensors.
+
+    ZeRO 3 leaves the optimizer's parameter groups empty but for the moment of the update. They are
+    filled for good here. And an Adagrad is the user's own again, which DeepSpeed replaces by one
+    with other hyperparameters, as that is where its state begins.
+    """
+    optimizer.state = zero.optimizer.state
+    zero.optimizer = optimizer
+    if sharding is not Sharding.ZERO3:
+        masters = tuple(zero.single_partition_of_fp32_groups)
+        for group, master in zip(optimizer.param_groups, masters, strict=True):
+            group["params"] = [master]
+        return Shard(rank, masters, optimizer)
+    masters = tuple(zero.fp32_partitioned_groups_flat)
+    for group in optimizer.param_groups:
+        group["params"] = []
+    for index, master in enumerate(masters):
+        optimizer.param_groups[zero.sub_group_to_group_id[index]]["params"].append(master)
+    trained = {id(parameter) for group in zero.fp16_groups for parameter in group}
+    untrained: list[Any] = [
+        parameter for parameter in model.parameters() if id(parameter) not in trained
+    ]
+    return Shard(rank, masters, optimizer, tuple(parameter.ds_tensor for parameter in untrained))
 
 
 def refresh(zero: Any, sharding: Sharding) -> None:
@@ -101,16 +146,8 @@ def refresh(zero: Any, sharding: Sharding) -> None:
     if sharding is not Sharding.ZERO3:
         zero.update_lp_params()
         return
+    zero._partition_all_parameters()  # noqa: SLF001 - as its own step
     for index in range(len(zero.fp16_groups)):
         zero._reassign_or_swap_out_partitioned_parameters(index)  # noqa: SLF001 - as its own step
     if zero.persistent_parameters:
         zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
-
-
-def _divided(parameter: Any) -> tuple[torch.Tensor, int]:
-    """This rank's part of a parameter under ZeRO 3, and the whole's number of elements."""
-    return parameter.ds_tensor, parameter.ds_numel
-
-
-def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {f"buffer/{name}": buffer for name, buffer in persistent_buffers(model).items()}

@@ -71,6 +71,8 @@ class CheckpointCycle:
 
     Args:
         durable_version: the version of the newest complete checkpoint; None without.
+        due: one was due or under way when an earlier generation ended.
+        elapsed: seconds since the last one was begun.
     """
 
     def __init__(
@@ -79,6 +81,9 @@ class CheckpointCycle:
         checkpointer: Checkpointer,
         group: RankGroup,
         durable_version: int | None,
+        *,
+        due: bool = False,
+        elapsed: float = 0.0,
     ) -> None:
         self.durable_version = durable_version
         self._settings = settings
@@ -88,19 +93,22 @@ class CheckpointCycle:
         self._version = 0
         """Of the checkpoint under way."""
         self._due = False
-        self._begun = self._last = time.monotonic()
+        self._overdue = due
+        self._begun = time.monotonic()
+        self._last = self._begun - elapsed
         self._reports: list[Report] = []
 
     def vote(self) -> Vote:
         """What this rank has to say about the checkpoint under way, and whether one is due."""
         progress = self._checkpointer.progress()
         current = progress is not None and progress.version == self._version
+        due = float(self._overdue or self._clock_due())
         if self._stage is Stage.IDLE or progress is None or not current:
-            return Vote(due=float(self._clock_due()))
+            return Vote(due=due)
         if progress.error is not None:
             self._group.store.set(self._error_key(), progress.error)
         return Vote(
-            due=float(self._clock_due()),
+            due=due,
             durable=float(progress.durable),
             failed=float(progress.error is not None),
             committed=float(progress.committed),
@@ -111,7 +119,24 @@ class CheckpointCycle:
         every_steps = self._settings.every_steps
         if votes.due or (every_steps is not None and version % every_steps == 0):
             self._due = True
+        self._overdue = False
         self._advance(votes)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the last one was begun, or the clock was started."""
+        return time.monotonic() - self._last
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a checkpoint is due or under way."""
+        return self._due or self._overdue or self._stage is not Stage.IDLE
+
+    def abandon(self) -> None:
+        """The generation has ended: what is being written is given up, without waiting for it."""
+        if self._stage is Stage.WRITING:
+            self._checkpointer.abandon(self._version)
+        self._checkpointer.close(timedelta(0))
 
     def wants_to_begin(self) -> bool:
         """Whether `begin` is due now, on every rank alike."""

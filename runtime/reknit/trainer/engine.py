@@ -1,32 +1,35 @@
-"""The engine that user code holds: steps and evaluation, told to the agent."""
+"""The engine that user code holds: steps and evaluation, through any number of generations."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 
-from reknit.comm.group import RankGroup
 from reknit.data.evaluation import EvaluationLoader
-from reknit.data.ledger import Ledger
 from reknit.data.loader import StepBatch
 from reknit.errors import ConfigurationError
 from reknit.job import Batch, Collate, Dataset, Engine, Loss, Transform
 from reknit.layout import BatchPlan
-from reknit.protocol.ranks import Evaluated, FromRank, Phase
-from reknit.trainer.checkpointing import CheckpointCycle
+from reknit.protocol.ranks import Evaluated, Phase
+from reknit.rank.board import Moment
 from reknit.trainer.gate import Vote
-from reknit.trainer.step import Stepper, StepResult, to_device
+from reknit.trainer.step import StepResult, to_device
 from reknit.trainer.timing import Stopwatch
+from reknit.trainer.training import Training
+
+_MOMENTS = {"data": Moment.DATA, "forward": Moment.FORWARD, "backward": Moment.BACKWARD}
 
 
 class RankBatch(Batch):
     """A global batch: this rank's samples of it are drawn inside the step."""
 
-    def __init__(self, step: int, draw: Callable[[], tuple[StepBatch, float]]) -> None:
+    def __init__(
+        self, step: int, draw: Callable[[int, BatchPlan, int], tuple[StepBatch, float]]
+    ) -> None:
         self._step = step
         self.draw = draw
-        """The samples, and the seconds that they were waited for; to be called once."""
+        """draw(step, plan, rank): the samples, and the seconds that they were waited for."""
 
     @property
     def step(self) -> int:
@@ -35,50 +38,23 @@ class RankBatch(Batch):
 
 
 class TrainingEngine(Engine):
-    """One rank's engine.
+    """One rank's engine."""
 
-    Args:
-        stepper: makes steps out of the strategy's parts.
-        loss: the training loss.
-        cycle: the checkpoints; None if the job writes none.
-        leaving: whether this rank has been told to leave.
-        tell: sends a message to the agent.
-        enter: declares what the rank is doing now.
-    """
-
-    def __init__(
-        self,
-        stepper: Stepper,
-        loss: Loss,
-        group: RankGroup,
-        plan: BatchPlan,
-        *,
-        seed: int,
-        cycle: CheckpointCycle | None,
-        ledger: Ledger | None,
-        leaving: Callable[[], bool],
-        tell: Callable[[FromRank], None],
-        enter: Callable[[Phase], None],
-    ) -> None:
-        self.stepper = stepper
+    def __init__(self, training: Training) -> None:
         self.last: tuple[StepResult, Stopwatch] | None = None
-        """The step committed since the last boundary."""
+        """The step that the function has been through since the last boundary."""
+        self.handed_out: Batch | None = None
+        """The batch that the next step is to be taken with."""
         self.leave_agreed = False
         """All ranks leave at the next boundary."""
-        self._loss = loss
-        self._group = group
-        self._plan = plan
-        self._seed = seed
-        self._cycle = cycle
-        self._ledger = ledger
-        self._leaving = leaving
-        self._tell = tell
-        self._enter = enter
+        self.regroup_agreed = False
+        """All ranks leave the generation there, and take part in the next one."""
+        self._training = training
 
     @property
-    def version(self) -> int:
-        """Steps committed."""
-        return self.stepper.version
+    def has_taken_step(self) -> bool:
+        """Whether the batch that was handed out has been trained on."""
+        return self.handed_out is None
 
     def train_step(self, batch: Batch) -> float:
         """Forward, backward, reduction, gate and update of one global batch.
@@ -87,22 +63,16 @@ class TrainingEngine(Engine):
             ConfigurationError: the batch is not the one that `job.batches` has just handed out.
             FloatingPointError: loss or gradient are not finite; nothing was applied.
         """
-        if not isinstance(batch, RankBatch) or batch.step != self.version:
+        if not isinstance(batch, RankBatch) or batch is not self.handed_out:
             raise ConfigurationError(
                 "engine.train_step: takes each batch of job.batches once, in the order in which "
                 "they come"
             )
-        stopwatch = Stopwatch()
-        drawn, waited = batch.draw()
-        stopwatch.add("data", waited)
-        result = self.stepper.step(drawn, self._vote, stopwatch)
-        if self._ledger is not None:
-            self._ledger.record(self.version, drawn.sample_ids)
-        if self._cycle is not None:
-            self._cycle.heard(result.votes, self.version)
+        self.last = self._training.session.survive(partial(self._step, batch))
+        self.handed_out = None
+        result, _ = self.last
         self.leave_agreed = self.leave_agreed or bool(result.votes.leave)
-        stopwatch.stop()
-        self.last = (result, stopwatch)
+        self._training.journal.advance(batch.step + 1)
         return result.loss
 
     def evaluate(
@@ -118,36 +88,79 @@ class TrainingEngine(Engine):
 
         Rank 0 tells it under the name of the function, that of the training loss as `loss`.
         """
-        loader = EvaluationLoader(
-            dataset,
-            micro=self._plan.micro,
-            rank=self._group.rank,
-            num_ranks=self._group.world_size,
-            seed=self._seed,
-            transform=transform,
-            collate=collate,
-            limit=limit,
+        training = self._training
+
+        def load() -> EvaluationLoader:
+            return EvaluationLoader(
+                dataset,
+                micro=training.plan.micro,
+                rank=training.group.rank,
+                num_ranks=training.group.world_size,
+                seed=training.settings.seed,
+                transform=transform,
+                collate=collate,
+                limit=limit,
+            )
+
+        return training.session.survive(partial(self._evaluate, load, loss))
+
+    def _step(self, batch: RankBatch) -> tuple[StepResult, Stopwatch]:
+        training, moments = self._training, self._training.moments
+        stepper = training.stepper
+        assert stepper is not None
+        if stepper.version > batch.step:
+            # Committed already: by a recovery, or before this rank was there.
+            return stepper.results[batch.step + 1], Stopwatch()
+        stopwatch = Stopwatch(
+            lambda phase: moments.enter(_MOMENTS.get(phase, Moment.REDUCE), stepper.version)
         )
-        total = torch.zeros((), dtype=torch.float64, device=self._group.device)
-        self._enter(Phase.EVALUATION)
+        moments.begin_step()
+        training.link.enter(Phase.STEP, stepper.version)
+        moments.enter(Moment.DATA, stepper.version)
+        drawn, waited = batch.draw(batch.step, training.plan, training.group.rank)
+        stopwatch.add("data", waited)
+        if training.ledger is not None:
+            # Before the gate: once it is passed, this step counts even if this rank dies.
+            training.ledger.record(batch.step + 1, drawn.sample_ids)
+        result = stepper.step(drawn, self._vote, stopwatch)
+        # Not for a step that is merely remembered: what it agreed on was done by those who took it.
+        self.regroup_agreed = bool(result.votes.regroup)
+        training.enter_function()
+        if training.cycle is not None:
+            training.cycle.heard(result.votes, stepper.version)
+        stopwatch.stop()
+        return result, stopwatch
+
+    def _evaluate(self, load: Callable[[], EvaluationLoader], loss: Loss | None) -> float:
+        training, stepper = self._training, self._training.stepper
+        assert stepper is not None
+        known = training.journal.evaluations.get(training.journal.place)
+        if known is not None:
+            # Others have completed it before this rank came to it.
+            training.journal.evaluated(known)
+            return known
+        training.link.enter(Phase.EVALUATION, stepper.version)
+        training.moments.enter(Moment.EVALUATE, stepper.version)
+        total = torch.zeros((), dtype=torch.float64, device=training.group.device)
         try:
-            with self.stepper.evaluating(), loader, torch.no_grad():
+            with stepper.evaluating(), load() as loader, torch.no_grad():
                 for micro_batch in loader:
-                    value = self._evaluate_one(micro_batch.data, loss)
+                    training.session.check()
+                    data = to_device(micro_batch.data, training.group.device)
+                    value = stepper.strategy.evaluate(data, loss or training.loss)
                     if micro_batch.weight:
                         total += value.double() * micro_batch.weight
+            mean = float(training.group.all_reduce(total))
         finally:
-            self._enter(Phase.STEP)
-        mean = float(self._group.all_reduce(total))
-        if self._group.rank == 0:
+            training.link.enter(Phase.FUNCTION, stepper.version)
+        training.journal.evaluated(mean)
+        if training.group.rank == 0:
             name = "loss" if loss is None else str(getattr(loss, "__name__", "loss"))
-            self._tell(Evaluated(step=self.version, metrics={name: mean}))
+            training.link.tell(Evaluated(step=stepper.version, metrics={name: mean}))
         return mean
 
-    def _evaluate_one(self, data: Any, loss: Loss | None) -> torch.Tensor:
-        data = to_device(data, self._group.device)
-        return self.stepper.strategy.evaluate(data, loss or self._loss)
-
     def _vote(self) -> Vote:
-        vote = Vote() if self._cycle is None else self._cycle.vote()
-        return replace(vote, leave=float(self._leaving()))
+        training = self._training
+        vote = Vote() if training.cycle is None else training.cycle.vote()
+        link = training.link
+        return replace(vote, leave=float(link.leaving), regroup=float(link.regrouping))

@@ -22,6 +22,8 @@ class Vote:
     """Square of the gradient norm of the rank's share, multiplied by the loss scale."""
     leave: float = 0.0
     """Told to leave."""
+    regroup: float = 0.0
+    """Told to leave the generation and to stay."""
     due: float = 0.0
     """Rank 0 only: by its clock a checkpoint is due."""
     durable: float = 0.0
@@ -31,10 +33,13 @@ class Vote:
     committed: float = 0.0
     """Rank 0 only: the checkpoint under way is committed."""
 
+    def figures(self) -> dict[str, float]:
+        """The numbers by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def to_tensor(self, device: torch.device) -> torch.Tensor:
         """The numbers in FP64, as NCCL and gloo can add them."""
-        values = [getattr(self, field.name) for field in fields(self)]
-        return torch.tensor(values, dtype=torch.float64, device=device)
+        return torch.tensor(list(self.figures().values()), dtype=torch.float64, device=device)
 
     @classmethod
     def from_tensor(cls, tensor: torch.Tensor) -> Self:

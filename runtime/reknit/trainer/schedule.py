@@ -23,6 +23,21 @@ class Schedule:
                 "number of updates; take another schedule"
             )
 
+    def move_to(self, optimizer: torch.optim.Optimizer) -> None:
+        """Goes on with another optimizer of the same recipe, in the place of the present one."""
+        if optimizer is self._optimizer:
+            return
+        pairs = zip(optimizer.param_groups, self._optimizer.param_groups, strict=True)
+        for group, old in pairs:
+            group.update({key: value for key, value in old.items() if key != "params"})
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - as in replay
+        # The wrapped method refers to its optimizer, whose state would stay until Python looks for
+        # cycles.
+        vars(self._optimizer).pop("step", None)
+        self._optimizer = optimizer
+        if self._scheduler is not None:
+            _repoint(self._scheduler, optimizer)
+
     @property
     def learning_rate(self) -> float:
         """Of the first parameter group, for the next update."""
@@ -39,3 +54,12 @@ class Schedule:
         self._optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - see above
         for _ in range(num_updates):
             self.advance()
+
+
+def _repoint(scheduler: LRScheduler, optimizer: torch.optim.Optimizer) -> None:
+    """Gives a schedule, and those that it is made of, another optimizer to set."""
+    scheduler.optimizer = optimizer
+    for value in vars(scheduler).values():
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(part, LRScheduler):
+                _repoint(part, optimizer)

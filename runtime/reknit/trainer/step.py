@@ -14,10 +14,13 @@ from reknit.data.loader import StepBatch
 from reknit.data.seeds import micro_batch_seed
 from reknit.layout import BatchPlan, Precision
 from reknit.protocol.base import Json
+from reknit.rank.board import Moment
 from reknit.state.description import LocalState, StateSource
 from reknit.strategies.base import Recipe, Strategy, persistent_buffers
 from reknit.strategies.scaling import LossScale, ScalePolicy
 from reknit.trainer.gate import Vote, clip_factor, exchange
+from reknit.trainer.moments import Moments, NoMoments
+from reknit.trainer.protection import NoProtection, Protecting
 from reknit.trainer.schedule import Schedule
 from reknit.trainer.timing import Stopwatch
 
@@ -38,6 +41,19 @@ class StepResult:
     votes: Vote
 
 
+class Attempt:
+    """How far the step that leads to the next version has come on this rank."""
+
+    def __init__(self, buffers: dict[str, torch.Tensor]) -> None:
+        self.buffers = buffers
+        """Copies from before the forward pass changed them."""
+        self.prepared = False
+        """Its gradient is reduced, and the copies of shards can follow."""
+        self.votes: Vote | None = None
+        """The outcome of its gate, once that is known."""
+        self.copies_updated = False
+
+
 class Stepper:
     """Turns a strategy's micro-steps into whole steps with one outcome on all ranks."""
 
@@ -51,8 +67,10 @@ class Stepper:
         seed: int,
         precision: Precision,
         policy: ScalePolicy,
+        moments: Moments | None = None,
     ) -> None:
         self.strategy = strategy
+        self._moments = moments or NoMoments()
         self.version = 0
         """Steps committed."""
         self._num_updates = 0
@@ -63,7 +81,14 @@ class Stepper:
         self._policy = policy
         self._scale = LossScale(policy.initial) if precision is Precision.FP16 else None
         self._schedule = Schedule(recipe.schedule, strategy.optimizer)
+        strategy.updated = self._gather
         self._has_buffers = bool(persistent_buffers(strategy.model))
+        self.protection: Protecting = NoProtection()
+        """The copies of other ranks' shards that this one keeps."""
+        self.attempt: Attempt | None = None
+        """The step under way."""
+        self.results: dict[int, StepResult] = {}
+        """Of the latest steps, by the version that they led to."""
 
     def step(self, batch: StepBatch, vote: Callable[[], Vote], stopwatch: Stopwatch) -> StepResult:
         """Runs and commits one step.
@@ -76,32 +101,93 @@ class Stepper:
         Raises:
             FloatingPointError: loss or gradient are not finite; nothing was applied.
         """
+        attempt = self.attempt = Attempt(self._copied_buffers())
         loss = self._compute(batch, stopwatch)
         with stopwatch.phase("communication"):
+            self._moments.enter(Moment.REDUCE, self.version)
             if self._has_buffers:
                 self._group.broadcast(persistent_buffers(self.strategy.model).values())
+            self.protection.begin()
             norm = float(self.strategy.gradient_norm())
-            votes = exchange(replace(vote(), loss=loss, square=norm * norm), self._group)
+            self._moments.enter(Moment.PREPARE, self.version)
+            self.protection.prepare()
+            attempt.prepared = True
+            self._moments.enter(Moment.GATE, self.version)
+            own = replace(vote(), loss=loss, square=norm * norm)
+            attempt.votes = exchange(own, self._group)
+        self._moments.enter(Moment.APPLY, self.version)
+        with stopwatch.phase("update"):
+            result = self._commit(attempt, attempt.votes, self._update)
+            if not result.skipped:
+                self.protection.renew()
+            return result
+
+    def complete(self, votes: Vote) -> StepResult:
+        """Commits the step under way, of which the gate came to `votes`, without communication.
+
+        Parameters that follow from what other ranks hold are not up to date afterwards.
+        """
+        assert self.attempt is not None
+        return self._commit(self.attempt, votes, self.strategy.complete)
+
+    def drop_attempt(self) -> None:
+        """Forgets the step under way: it will be taken anew, and changes nothing before."""
+        if self.attempt is not None:
+            present = persistent_buffers(self.strategy.model)
+            for name, copy in self.attempt.buffers.items():
+                present[name].detach().copy_(copy)
+            self.attempt = None
+
+    def regroup(
+        self, strategy: Strategy, group: RankGroup, plan: BatchPlan, protection: Protecting
+    ) -> None:
+        """Goes on in a new generation, with a strategy that holds the same version."""
+        self.strategy, self._group, self._plan = strategy, group, plan
+        self.protection = protection
+        self._schedule.move_to(strategy.optimizer)
+        strategy.updated = self._gather
+
+    def recall(self, result: StepResult) -> None:
+        """Remembers how the step to the present version came out, which others have taken."""
+        self.results[self.version] = result
+
+    def _gather(self) -> None:
+        self._moments.enter(Moment.GATHER, self.version)
+
+    def _update(self, factor: float | None) -> None:
+        if factor is None:
+            self.strategy.discard()
+        else:
+            self.strategy.apply(factor)
+
+    def _commit(
+        self, attempt: Attempt, votes: Vote, update: Callable[[float | None], None]
+    ) -> StepResult:
+        """Applies a step whose gate is passed, on the originals and on the copies alike."""
         scale = 1.0 if self._scale is None else self._scale.value
         finite = math.isfinite(votes.square)
         norm = math.sqrt(votes.square) / scale if finite else math.inf
         if self._scale is None and not (finite and math.isfinite(votes.loss)):
+            self.attempt = None
             raise FloatingPointError(
                 f"step {self.version}: the loss is {votes.loss:g} and the norm of the gradient is "
                 f"{norm:g}; the update was not applied"
             )
         learning_rate = self._schedule.learning_rate
-        with stopwatch.phase("update"):
-            if finite:
-                self.strategy.apply(clip_factor(norm, self._clip) / scale)
-                self._schedule.advance()
-                self._num_updates += 1
-            else:
-                self.strategy.discard()
+        factor = clip_factor(norm, self._clip) / scale if finite else None
+        if not attempt.copies_updated:
+            # Before the originals, as they take over hyperparameters that the update may change.
+            self.protection.update(factor)
+            attempt.copies_updated = True
+        update(factor)
+        if finite:
+            self._schedule.advance()
+            self._num_updates += 1
         if self._scale is not None:
             self._scale = self._scale.after(not finite, self._policy)
         self.version += 1
-        return StepResult(
+        self.attempt = None
+        result = StepResult(
             loss=votes.loss,
             grad_norm=norm,
             learning_rate=learning_rate,
@@ -109,6 +195,13 @@ class Stepper:
             skipped=not finite,
             votes=votes,
         )
+        self.results[self.version] = result
+        self.results.pop(self.version - 3, None)
+        return result
+
+    def _copied_buffers(self) -> dict[str, torch.Tensor]:
+        found = persistent_buffers(self.strategy.model) if self._has_buffers else {}
+        return {name: buffer.detach().clone() for name, buffer in found.items()}
 
     def describe(self, job_state: dict[str, Json]) -> LocalState:
         """This rank's share of the present version, with everything that is no tensor."""

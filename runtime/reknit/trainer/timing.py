@@ -2,14 +2,19 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds by phase of one step."""
+    """Seconds by phase of one step.
 
-    def __init__(self) -> None:
+    Args:
+        entering: is told the name of each phase as it begins.
+    """
+
+    def __init__(self, entering: Callable[[str], None] = lambda _: None) -> None:
+        self._entering = entering
         self._start = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._total: float | None = None
@@ -17,6 +22,7 @@ class Stopwatch:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time spent inside to `name`."""
+        self._entering(name)
         start = time.perf_counter()
         try:
             yield

@@ -32,18 +32,32 @@ STAND_IN = '''
 import json, os, signal, socket, subprocess, sys, threading, time
 
 
-def run(settings, channel, store_listener):
+def hear(channel):
+    """Messages, each with the listener that came along, or None."""
+    rest, listeners = b"", []
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(channel, 1 << 16, 4)
+        listeners += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\\n")
+        for line in lines:
+            message = json.loads(line)
+            own = message["kind"] == "assign" and listeners
+            yield message, listeners.pop(0) if own else None
+
+
+def run(settings, channel):
     """What a rank does is said by the job's configuration."""
-    lines = channel.makefile("r")
-    assign = json.loads(lines.readline())
+    messages = hear(channel)
     say = lambda **message: channel.sendall(json.dumps(message).encode() + b"\\n")
-    generation = assign["generation"]
-    step = lambda n: say(kind="step", generation=generation, step=n)
     threading.Thread(target=beat, args=(say,), daemon=True).start()
     config = settings.config
-    if store_listener is not None and config.get("answer"):
-        connection, _ = store_listener.accept()
-        connection.sendall(b"rank %d" % assign["rank"])
+    say(kind="parked")
+    assign, listener = next(messages)
+    answer(config, assign, listener)
+    generation = assign["generation"]
+    step = lambda n: say(kind="step", generation=generation, step=n)
     if config.get("grandchild"):
         child = subprocess.Popen(
             [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"],
@@ -59,15 +73,25 @@ def run(settings, channel, store_listener):
         return 1
     if "exit" in config:
         return config["exit"]
-    for line in lines:
-        message = json.loads(line)
-        if message["kind"] == "leave" and config.get("stubborn"):
-            continue
-        if message["kind"] == "leave":
+    for message, listener in messages:
+        kind = message["kind"]
+        if kind == "abort":
+            say(kind="left", generation=generation, step=1)
+        if kind == "assign":
+            generation = message["generation"]
+            answer(config, message, listener)
+            step(1)
+        if kind == "leave" and not config.get("stubborn"):
             say(kind="finished", generation=generation, step=1, left=True)
-        if message["kind"] == "release":
+        if kind == "release":
             return 0
     return 3
+
+
+def answer(config, assign, listener):
+    if listener is not None and config.get("answer"):
+        connection, _ = listener.accept()
+        connection.sendall(b"rank %d of %d" % (assign["rank"], assign["generation"]["counter"]))
 
 
 def beat(say):
@@ -165,6 +189,11 @@ class AgentProcess:
         return self._log.read_text()
 
 
+def python_path(folder: Path) -> str:
+    """Where processes find modules: in this folder, and where this process does."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 async def gone(pid: int, descriptor: int | None = None) -> None:
     """Waits for the end of a process by a descriptor of it, without asking again and again."""
     if descriptor is None:
@@ -219,7 +248,7 @@ def start_agent(
             names.ENV_POD_IP: f"127.0.0.{replica + 1}",
             names.ENV_REPLICA: str(replica),
             names.ENV_TERMINATION_LOG: str(termination),
-            "PYTHONPATH": str(tmp_path),
+            "PYTHONPATH": python_path(tmp_path),
             "PYTHONUNBUFFERED": "1",
         }
         with log.open("wb") as stream:
@@ -290,7 +319,18 @@ class Pids:
 
 
 @pytest.fixture
-def pids() -> Iterator[Pids]:
-    pids = Pids()
-    yield pids
-    pids.close()
+def make_pids() -> Iterator[Callable[[], Pids]]:
+    made: list[Pids] = []
+
+    def make() -> Pids:
+        made.append(Pids())
+        return made[-1]
+
+    yield make
+    for pids in made:
+        pids.close()
+
+
+@pytest.fixture
+def pids(make_pids: Callable[[], Pids]) -> Pids:
+    return make_pids()

@@ -187,6 +187,7 @@ async def test_sigterm_lets_ranks_finish_and_ends_the_agent(
     await running(coordinator)
     agent.process.send_signal(signal.SIGTERM)
     assert (await coordinator.hear(Leaving)).grace_seconds == 30.0
+    await coordinator.say(Drain(generation=begun.generation, reason="test"))
     for _ in range(2):
         await coordinator.hear(FromSlot, lambda said: isinstance(said.message, Finished))
     await coordinator.say(End(generation=begun.generation, reason="left"))

@@ -24,7 +24,7 @@ TARGET = """
 import sys
 
 
-def run(settings, channel, store_listener):
+def run(settings, channel):
     channel.makefile("r").readline()
     {body}
 """
@@ -69,7 +69,7 @@ async def test_a_rank_that_succeeds_does_what_it_has_left_for_its_exit(
     (tmp_path / "target.py").write_text(
         "import atexit, os, threading\n"
         "atexit.register(print, 'not for the ranks')\n"
-        "def run(settings, channel, store_listener):\n"
+        "def run(settings, channel):\n"
         "    channel.makefile('r').readline()\n"
         "    atexit.register(print, 'handled')\n"
         "    threading.Thread(target=lambda: print(channel.recv(100) or 'joined')).start()\n"
@@ -117,9 +117,9 @@ async def test_a_rank_sees_a_clean_process(
     await run_generation(num_ranks=1)
     await exit_of(coordinator)
     seen = eval((tmp_path / "seen").read_text())
-    assert seen[:6] == [False, True, 1, True, 1, "rank 0"]
-    # Its channel, the store's listener, and the file being written.
-    assert seen[6] == [str(tmp_path / "seen"), "socket", "socket"]
+    assert seen[:6] == [False, True, 1, True, 1, "rank"]
+    # Its channel and the file being written.
+    assert seen[6] == [str(tmp_path / "seen"), "socket"]
 
 
 async def test_a_rank_outlives_signals_that_end_what_it_has_started(

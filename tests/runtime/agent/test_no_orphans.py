@@ -20,15 +20,20 @@ RunGeneration: TypeAlias = Callable[..., Awaitable[Begin]]
 
 
 async def watch_tree(coordinator: Any, pids: Any, num_ranks: int) -> Heartbeat:
-    """Holds on to all ranks and to the child that each has started, whose id it tells as a step."""
+    """Holds on to all ranks and to the child that each has started, whose id it tells as a step.
+
+    `pids` may be given by rank.
+    """
+    by_rank = pids if isinstance(pids, dict) else dict.fromkeys(range(num_ranks), pids)
     for _ in range(num_ranks):
         said = await coordinator.hear(FromSlot, lambda said: said.message.step > 1)
-        pids.watch(said.message.step)
+        by_rank[said.rank].watch(said.message.step)
     beat: Heartbeat = await coordinator.hear(
         Heartbeat, lambda beat: all(slot.pid and slot.step == 1 for slot in beat.slots)
     )
-    pids.watch(*(slot.pid for slot in beat.slots))
-    assert pids.num_running == 2 * num_ranks
+    for slot in beat.slots:
+        by_rank[slot.rank].watch(slot.pid)
+    assert sum(held.num_running for held in set(by_rank.values())) == 2 * num_ranks
     return beat
 
 
@@ -54,14 +59,15 @@ async def test_nothing_survives_an_agent_that_was_killed(
     await pids.all_gone()
 
 
-def start_forkserver(python_path: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start_forkserver(folder: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     arguments = ["--socket", str(other.fileno()), "--parent", str(os.getpid())]
     settings = JobSettings(name="job")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     forkserver = subprocess.Popen(
         [sys.executable, "-m", "reknit.agent.forkserver", *arguments, "--target", "stand_in:run"],
         pass_fds=[other.fileno()],
-        env={**os.environ, ENV_JOB: settings.model_dump_json(), "PYTHONPATH": str(python_path)},
+        env={**os.environ, ENV_JOB: settings.model_dump_json(), "PYTHONPATH": path},
     )
     other.close()
     return forkserver, own
@@ -71,7 +77,7 @@ async def test_an_agent_that_dies_before_it_has_read_everything(pids: Any, tmp_p
     """The kernel reports that as an error of the connection and not as its end."""
     (tmp_path / "stand_in.py").write_text(
         "import subprocess, sys\n"
-        "def run(settings, channel, store_listener):\n"
+        "def run(settings, channel):\n"
         "    arguments = [sys.executable, '-c', 'import signal; signal.pause()']\n"
         "    child = subprocess.Popen(arguments, start_new_session=True)\n"
         "    channel.sendall(str(child.pid).encode())\n"
@@ -98,16 +104,24 @@ async def test_nothing_survives_the_end_of_a_generation(
     await pids.all_gone()
 
 
-async def test_a_rank_takes_what_it_has_started_with_it(
-    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, pids: Any
+@pytest.mark.parametrize("grandchild", ["same session", "daemon"])
+async def test_a_rank_takes_what_it_has_started_with_it_and_nothing_else(
+    coordinator: Any,
+    start_agent: StartAgent,
+    run_generation: RunGeneration,
+    pids: Any,
+    make_pids: Any,
+    grandchild: str,
 ) -> None:
-    start_agent(config={"grandchild": "same session"})
-    await run_generation(num_ranks=1)
-    beat = await watch_tree(coordinator, pids, 1)
+    start_agent(processes_per_worker=2, config={"grandchild": grandchild})
+    await run_generation()
+    others = make_pids()
+    beat = await watch_tree(coordinator, {0: pids, 1: others}, 2)
     os.kill(beat.slots[0].pid, signal.SIGSEGV)
     exited = await coordinator.hear(Exited)
     assert exited.exit.signal == signal.SIGSEGV
     await pids.all_gone()
+    assert others.num_running == 2
 
 
 async def test_a_dead_forkserver_takes_ranks_with_it_and_is_replaced(

@@ -69,7 +69,7 @@ async def test_rank_0_inherits_the_listener_that_others_have_already_found(
         await coordinator.say(begun)
         async with asyncio.timeout(20):
             answer = await asyncio.get_running_loop().sock_recv(early, 100)
-    assert answer == b"rank 0"
+    assert answer == b"rank 0 of 1"
 
 
 async def test_every_generation_gets_a_listener_of_its_own(

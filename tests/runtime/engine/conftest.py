@@ -15,6 +15,14 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from engine_cases import Case, Run, plain  # noqa: E402 - found through the path set above
+from ranks import Rank, Ranks  # noqa: E402
+
+from reknit.protocol.settings import (  # noqa: E402
+    BatchSettings,
+    CheckpointSettings,
+    JobSettings,
+    RecoverySettings,
+)
 
 MAX_RANKS = 4
 
@@ -117,3 +125,30 @@ def plain_run() -> Callable[[Case], Run]:
         return known[case]
 
     return run
+
+
+@pytest.fixture
+def ranks(processes: multiprocessing.context.ForkServerContext) -> Iterator[Ranks]:
+    """Rank processes with the test in the place of their agents."""
+    started = Ranks(processes)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def start(ranks: Ranks) -> Callable[..., list[Rank]]:
+    """start(settings, num_ranks, counter=1, environment=None): the ranks of a generation."""
+    return ranks.start
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> JobSettings:
+    return JobSettings(
+        name="job",
+        function="engine_tasks:train",
+        batch=BatchSettings(global_batch=8, micro=2),
+        recovery=RecoverySettings(heartbeat_seconds=0.05),
+        checkpoint=CheckpointSettings(
+            path=str(tmp_path / "checkpoints"), every_seconds=None, every_steps=3
+        ),
+    )

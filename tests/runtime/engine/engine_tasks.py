@@ -1,6 +1,8 @@
 """Training functions of the tests of a rank process."""
 
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch.nn.functional import mse_loss
 
 import reknit
 from reknit.data import Arrays
+from reknit.rank.board import Board, Moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +26,25 @@ class Config:
     """Turned into a file at `fail_step`, so that nothing can be written to it any more."""
     poison: bool = False
     """Makes the loss infinite from `fail_step` on."""
+    deaths: tuple[tuple[int, int, str], ...] = ()
+    """(rank, step, moment): that rank dies when it comes to that moment of that step."""
+    graves: str = ""
+    """A folder in which each death leaves a file: nobody dies twice."""
+    evaluate_every: int | None = None
+    hold_step: int | None = None
+    hold_until: str = ""
+    """Every rank waits at `hold_step` until there is a file of this name."""
+    norm: str = "batch"
+    """`layer`: a model that computes each sample by itself, the same in any world."""
 
 
 class Net(nn.Module):
     """With tied weights and a buffer that each forward changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: str = "batch") -> None:
         super().__init__()
         self.first = nn.Linear(6, 6)
-        self.norm = nn.BatchNorm1d(6)
+        self.norm = nn.BatchNorm1d(6) if norm == "batch" else nn.LayerNorm(6)
         self.dropout = nn.Dropout(0.2)
         self.second = nn.Linear(6, 6)
         self.second.weight = self.first.weight
@@ -56,11 +69,34 @@ def largest_error(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
     return (model(inputs) - targets).abs().max()
 
 
+def wait_for_file(file: Path) -> None:
+    never = threading.Event()
+    while not file.exists():
+        never.wait(0.01)
+
+
+def prepare_deaths(job: reknit.Job, config: Config) -> None:
+    """Lets this process kill itself at the moments that the configuration names."""
+    enter = Board.enter
+
+    def enter_or_die(board: Board, moment: Moment, step: int) -> None:
+        enter(board, moment, step)
+        for rank, at_step, at_moment in config.deaths:
+            grave = Path(config.graves) / f"{rank}-{at_step}-{at_moment}"
+            if (job.rank, step, moment.name) == (rank, at_step, at_moment) and not grave.exists():
+                grave.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if config.deaths:
+        Board.enter = enter_or_die  # type: ignore[method-assign]
+
+
 def train(job: reknit.Job, config: Config) -> None:
     """Trains, logs, evaluates, and counts the steps after each."""
+    prepare_deaths(job, config)
     factor = torch.ones(())
     engine = job.engine(
-        model=Net,
+        model=lambda: Net(config.norm),
         optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2),
         loss=lambda model, batch: squared_error(model, batch) * factor,
         clip_grad_norm=1.0,
@@ -74,9 +110,14 @@ def train(job: reknit.Job, config: Config) -> None:
                 Path(config.break_folder).touch()
             if config.poison:
                 factor.fill_(torch.inf)
+        if batch.step == config.hold_step:
+            wait_for_file(Path(config.hold_until))
         loss = engine.train_step(batch)
         job.log(twice=2 * loss)
         job.state["seen"] = int(job.state.get("seen", 0)) + 1  # type: ignore[arg-type]
+        if config.evaluate_every and job.state["seen"] % config.evaluate_every == 0:
+            engine.evaluate(data(), limit=8)
+            engine.evaluate(data(), loss=largest_error, limit=8)
     engine.evaluate(data(), limit=10)
     engine.evaluate(data(), loss=largest_error)
     assert job.state["seen"] == config.steps

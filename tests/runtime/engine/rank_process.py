@@ -1,5 +1,4 @@
-"""A rank as the agent starts it; run with the globals `settings`, `line`, `listener` and
-`environment`."""
+"""A rank as the agent starts it; run with the globals `settings`, `line` and `environment`."""
 
 import os
 import sys
@@ -14,4 +13,4 @@ from reknit.rank.main import run
 
 os.environ.update(environment)  # type: ignore[name-defined]  # noqa: F821
 torch.set_num_threads(1)
-sys.exit(run(JobSettings.model_validate_json(settings), line, listener))  # type: ignore[name-defined]  # noqa: F821
+sys.exit(run(JobSettings.model_validate_json(settings), line))  # type: ignore[name-defined]  # noqa: F821

@@ -1,11 +1,6 @@
 """Rank processes with a test in the place of their agents."""
 
-import runpy
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import engine_tasks
 import pytest
@@ -13,11 +8,8 @@ from safetensors.torch import load_file
 
 from reknit.data.ledger import committed
 from reknit.layout import Sharding
-from reknit.protocol.base import Endpoint, Generation, Message
 from reknit.protocol.outcome import ExitClass
 from reknit.protocol.ranks import (
-    FROM_RANK,
-    Assign,
     Beat,
     Checkpointed,
     Evaluated,
@@ -25,122 +17,13 @@ from reknit.protocol.ranks import (
     Finished,
     Leave,
     Phase,
-    Release,
     Resumed,
     StepDone,
 )
 from reknit.protocol.settings import (
     ENV_LEDGER,
-    BatchSettings,
-    CheckpointSettings,
     JobSettings,
-    RecoverySettings,
 )
-
-HERE = Path(__file__).parent
-
-
-class Rank:
-    """One rank process and the agent's end of its line."""
-
-    def __init__(self, process: Any, line: socket.socket) -> None:
-        self.process = process
-        self.line = line
-        self.lines = line.makefile("rb")
-        self.heard: list[Message] = []
-
-    def until(self, kind: type[Message]) -> Any:
-        """The next message of a kind; all messages up to it are kept in `heard`."""
-        for line in self.lines:
-            message = FROM_RANK.validate_json(line)
-            self.heard.append(message)
-            if isinstance(message, kind):
-                return message
-        raise AssertionError(f"the rank ended without {kind.__name__}: {self.heard}")
-
-    def all(self, kind: type[Message]) -> list[Any]:
-        return [message for message in self.heard if isinstance(message, kind)]
-
-    def send(self, message: Message) -> None:
-        self.line.sendall(message.model_dump_json().encode() + b"\n")
-
-    def end(self) -> int:
-        """Releases the rank; its exit status."""
-        self.send(Release())
-        return self.exit_status()
-
-    def exit_status(self) -> int:
-        self.process.join(60)
-        assert self.process.exitcode is not None
-        return self.process.exitcode
-
-
-@pytest.fixture
-def start(processes: Any) -> Iterator[Callable[..., list[Rank]]]:
-    """start(settings, num_ranks, counter=1, environment=None): the ranks of a generation."""
-    started: list[Rank] = []
-
-    def start(
-        settings: JobSettings,
-        num_ranks: int,
-        counter: int = 1,
-        environment: dict[str, str] | None = None,
-    ) -> list[Rank]:
-        with ExitStack() as stack:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            ranks = []
-            for rank in range(num_ranks):
-                ours, theirs = socket.socketpair()
-                ours.settimeout(60)
-                stack.enter_context(theirs)
-                process = processes.Process(
-                    target=runpy.run_path,
-                    args=(str(HERE / "rank_process.py"),),
-                    kwargs={
-                        "init_globals": {
-                            "settings": settings.model_dump_json(),
-                            "environment": environment or {},
-                            "line": theirs,
-                            "listener": listener if rank == 0 else None,
-                        }
-                    },
-                    daemon=True,
-                )
-                process.start()
-                ranks.append(Rank(process, ours))
-                started.append(ranks[-1])
-                ranks[-1].send(
-                    Assign(
-                        generation=Generation(incarnation=1, counter=counter),
-                        rank=rank,
-                        world_size=num_ranks,
-                        local_rank=rank,
-                        local_world_size=num_ranks,
-                        group_rank=0,
-                        store=Endpoint(host="127.0.0.1", port=listener.getsockname()[1]),
-                    )
-                )
-        return ranks
-
-    yield start
-    for rank in started:
-        rank.process.kill()
-        rank.process.join()
-        rank.lines.close()
-        rank.line.close()
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> JobSettings:
-    return JobSettings(
-        name="job",
-        function="engine_tasks:train",
-        batch=BatchSettings(global_batch=8, micro=2),
-        recovery=RecoverySettings(heartbeat_seconds=0.05),
-        checkpoint=CheckpointSettings(
-            path=str(tmp_path / "checkpoints"), every_seconds=None, every_steps=3
-        ),
-    )
 
 
 def changed(settings: JobSettings, **changes: object) -> JobSettings:

@@ -1,7 +1,8 @@
 """A rank of the tests that stays: does one task after another, each in a new process group.
 
-Run with the global `connection`, which brings (function of engine_cases, rank, number of ranks,
-port, listening socket or None, arguments) and takes (result, None) or (None, traceback).
+Run with the global `connection`, which brings (function of engine_cases or shadow_cases, rank,
+number of ranks, port, listening socket or None, arguments) and takes (result, None) or (None,
+traceback).
 """
 
 import sys
@@ -14,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import engine_cases
+import shadow_cases
 
 torch.set_num_threads(1)
 warnings.simplefilter("error")
@@ -21,8 +23,10 @@ while (task := connection.recv()) is not None:  # type: ignore[name-defined]  # 
     name, rank, num_ranks, port, listener, arguments = task
     try:
         group = engine_cases.join(rank, num_ranks, port, listener)
-        result = getattr(engine_cases, name)(group, *arguments)
-        group.close()
+        cases = shadow_cases if hasattr(shadow_cases, name) else engine_cases
+        result = getattr(cases, name)(group, *arguments)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     except Exception:
         connection.send((None, traceback.format_exc()))  # type: ignore[name-defined]  # noqa: F821
     else:

@@ -13,13 +13,24 @@ AGENT_FAULTS = (
     "cut off",
 )
 PROCESS_FAULTS = ("kill rank", "freeze rank", "kill agent", "terminate agent")
+SURVIVABLE_FAULTS = (
+    "kill rank",
+    "kill rank",
+    "freeze rank",
+    "kill agent",
+    "drop connection",
+    "cut off",
+    "crash coordinator",
+    "second coordinator",
+)
+SIZES = st.sampled_from([(3, 1), (2, 2), (1, 3)])
 COORDINATOR_FAULTS = ("crash coordinator", "second coordinator")
 
 seeds = st.integers(0, 2**32)
 moments = st.floats(0.1, 15.0)
 
 
-def schedules(kinds, max_size=5):
+def schedules(kinds, max_size=5, moments=moments):
     return st.lists(
         st.tuples(moments, st.sampled_from(kinds), st.integers(0, 9)), max_size=max_size
     )
@@ -110,7 +121,8 @@ def test_steps_that_are_redone_are_those_that_the_records_repeat(
     assert told == job.coordinators[-1].state.steps.redone
     finished = [r for r in job.records if getattr(r, "reason", "") == "RecoveryFinished"]
     for record in finished:
-        phases = {k: v for k, v in record.figures.items() if k not in ("total", "detect")}
+        others = ("total", "detect", "lost_steps", "redone_steps")
+        phases = {k: v for k, v in record.figures.items() if k not in others}
         assert abs(sum(phases.values()) - record.figures["total"]) < 1e-6
         assert min(phases.values()) >= 0
 
@@ -195,12 +207,51 @@ def test_a_coordinator_ends_when_an_agent_has_promised_itself_to_a_newer_one(wor
 
 
 @settings(max_examples=20, deadline=None)
-@given(seeds, st.floats(2.5, 5.0), st.integers(0, 2))
-def test_a_pod_that_is_told_to_leave_costs_no_step(world, fault, seed, at, target) -> None:
-    job = world(seed, faults=(fault(at, "terminate agent", target),), max_delay=0.02)
+@given(seeds, st.floats(2.5, 5.0), st.integers(0, 2), st.booleans())
+def test_a_pod_that_is_told_to_leave_costs_no_step(
+    world, fault, seed, at, target, is_replicated
+) -> None:
+    leave = fault(at, "terminate agent", target)
+    job = world(seed, faults=(leave,), max_delay=0.02, is_replicated=is_replicated)
     assert job.run().exit_class is ExitClass.SUCCEEDED
     assert job.coordinators[-1].state.steps.redone == 0
     assert job.coordinators[-1].state.failures_by_class == {}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seeds,
+    schedules(SURVIVABLE_FAULTS, max_size=6, moments=st.floats(0.5, 6.0)),
+    st.floats(0.001, 0.3),
+    SIZES,
+)
+def test_no_step_is_lost_while_a_rank_that_holds_it_is_well(
+    world, fault, seed, schedule, max_delay, size
+) -> None:
+    faults = tuple(fault(*item) for item in schedule)
+    job = world(
+        seed,
+        faults=faults,
+        max_delay=max_delay,
+        num_workers=size[0],
+        processes_per_worker=size[1],
+    )
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+    assert job.num_sacrificed == 0, "whoever was well lived on"
+    assert all(version == newest for version, newest in job.resumptions), job.resumptions
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.floats(1.0, 4.0), st.integers(0, 2), st.sampled_from(["kill rank", "freeze rank"]))
+def test_the_loss_of_one_rank_costs_no_step_and_no_other_process(
+    world, fault, seed, at, target, kind
+) -> None:
+    job = world(seed, faults=(fault(at, kind, target),), max_delay=0.02)
+    assert job.run().exit_class is ExitClass.SUCCEEDED
+    assert job.coordinators[-1].state.steps.redone == 0
+    assert job.num_sacrificed == 0
+    told = [record.step for record in job.records if isinstance(record, StepRecord)]
+    assert told == list(range(1, 13))
 
 
 def test_a_job_without_progress_is_given_up(world, fault, program) -> None:

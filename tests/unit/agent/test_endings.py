@@ -24,6 +24,7 @@ from reknit.agent.state import START_ALLOWANCE_SECONDS
 from reknit.protocol.agents import (
     Begin,
     Conclude,
+    Drain,
     End,
     Exited,
     FromSlot,
@@ -111,12 +112,11 @@ def test_a_final_refusal_ends_the_agent_and_another_one_does_not(driver: Any) ->
 
 def test_sigterm_lets_ranks_leave_at_a_step_boundary(driver: Any) -> None:
     own = driver.run()
-    leave = Leave(reason="the pod is being terminated")
-    assert driver.feed(Terminated()) == [
-        Send(Leaving(grace_seconds=30.0)),
-        *(Tell(launch, leave) for launch in own),
-    ]
+    assert driver.feed(Terminated()) == [Send(Leaving(grace_seconds=30.0))]
     assert driver.feed(Terminated()) == []
+    drain = Drain(generation=FIRST, reason="a must leave", leaving=("a",))
+    leave = Leave(reason="a must leave")
+    assert driver.feed(Received(drain)) == [Tell(launch, leave) for launch in own]
     finish_all(driver, own, left=True)
     # Others may still need this rank's sockets: the coordinator says when all have left.
     assert not any(isinstance(a, Kill | Exit) for a in driver.feed(Tick()))
@@ -144,7 +144,8 @@ def test_sigterm_without_a_coordinator_waits_for_the_ranks_alone(driver: Any) ->
 def test_a_later_coordinator_hears_of_the_leaving(driver: Any) -> None:
     driver.run()
     driver.feed(Disconnected(), Terminated())
-    assert Leaving(grace_seconds=30.0) in driver.sent(Connected())
+    driver.now += 5.0
+    assert Leaving(grace_seconds=23.0) in driver.sent(Connected()), "the margin is left out"
 
 
 def test_the_agent_is_gone_before_the_grace_period_is_over(driver: Any) -> None:
@@ -159,11 +160,12 @@ def test_the_agent_is_gone_before_the_grace_period_is_over(driver: Any) -> None:
 
 
 def test_a_leaving_agent_takes_no_new_place(driver: Any, make_begin: Callable[..., Begin]) -> None:
-    driver.run()
+    own = driver.run()
     driver.feed(Terminated(), Received(make_begin(2)))
-    actions = driver.kill_all()
-    assert not any(isinstance(a, Launch) for a in actions)
-    assert only_exit(actions).code == 143
+    driver.leave(*own)
+    finish_all(driver, own, left=True)
+    assert [place.assign.generation for place in driver.places] == [FIRST, FIRST]
+    assert only_exit(driver.kill_all()).code == 143
 
 
 def test_a_job_concluded_while_leaving_says_how_it_ended(driver: Any) -> None:

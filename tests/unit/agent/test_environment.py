@@ -30,9 +30,9 @@ def environment(framework: Framework, *, host: str = "10.0.0.1", **assigned: Any
         "local_world_size": 2,
         "group_rank": 1,
         "store": Endpoint(host=host, port=15000),
+        "hosts": HOSTS if ":" not in host else ("fd00::1",) * 4,
     }
-    hosts = HOSTS if ":" not in host else ("fd00::1",) * 4
-    return command_environment(settings, Assign(**(values | assigned)), hosts)
+    return command_environment(settings, Assign(**(values | assigned)))
 
 
 @pytest.mark.parametrize(

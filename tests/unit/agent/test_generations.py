@@ -5,7 +5,9 @@ from reknit.agent.events import (
     Connected,
     Disconnected,
     Ended,
+    Execute,
     Exit,
+    GivePlace,
     HangUp,
     Kill,
     Launch,
@@ -15,6 +17,7 @@ from reknit.agent.events import (
     Said,
     Send,
     Tell,
+    Tick,
 )
 from reknit.agent.state import RECENT_STEPS
 from reknit.protocol.agents import (
@@ -29,7 +32,7 @@ from reknit.protocol.agents import (
 )
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.outcome import ErrorReport, ExitClass
-from reknit.protocol.ranks import Failed, Finished, Leave, StepDone
+from reknit.protocol.ranks import Beat, Failed, Finished, Leave, Left, Phase, StepDone
 
 MakeBegin = Callable[..., Begin]
 FIRST = Generation(incarnation=1, counter=1)
@@ -38,6 +41,10 @@ SECOND = Generation(incarnation=1, counter=2)
 
 def launches(actions: list[Any]) -> list[Launch]:
     return [action for action in actions if isinstance(action, Launch)]
+
+
+def places(actions: list[Any]) -> list[GivePlace]:
+    return [action for action in actions if isinstance(action, GivePlace)]
 
 
 def test_an_agent_introduces_itself_on_every_connection(driver: Any) -> None:
@@ -56,19 +63,22 @@ def test_an_agent_introduces_itself_on_every_connection(driver: Any) -> None:
 
 def test_places_are_turned_into_processes(driver: Any, make_begin: MakeBegin) -> None:
     begun = make_begin(first="b")
-    started = launches(driver.feed(Connected(), Ready(), Received(begun)))
+    actions = driver.feed(Connected(), Ready(), Received(begun))
+    started = places(actions)
+    assert [s.launch for s in started] == [launched.launch for launched in launches(actions)]
     assert [(s.assign.rank, s.assign.local_rank, s.hosts_store) for s in started] == [
         (2, 0, False),
         (3, 1, False),
     ]
     assert {(s.assign.world_size, s.assign.local_world_size) for s in started} == {(4, 2)}
     assert {s.assign.group_rank for s in started} == {1}
-    assert {s.hosts for s in started} == {("h0", "h0", "h1", "h1")}
+    assert {s.assign.hosts for s in started} == {("h0", "h0", "h1", "h1")}
+    assert {s.assign.nodes for s in started} == {("n0", "n0", "n1", "n1")}
     assert {s.assign.store for s in started} == {begun.store}
 
 
 def test_only_rank_0_gets_the_listener_on_offer(driver: Any, make_begin: MakeBegin) -> None:
-    started = launches(driver.feed(Ready(), Received(make_begin())))
+    started = places(driver.feed(Ready(), Received(make_begin())))
     assert [(s.assign.rank, s.hosts_store) for s in started] == [(0, True), (1, False)]
 
 
@@ -195,15 +205,17 @@ def test_an_end_before_any_process_exists_is_answered_at_once(
     assert launches(driver.feed(Ready())) == []
 
 
-def test_older_processes_are_gone_before_newer_ones_start(
-    driver: Any, make_begin: MakeBegin
+def test_older_commands_are_gone_before_newer_ones_start(
+    make_driver: Any, make_begin: MakeBegin
 ) -> None:
+    driver = make_driver(is_command=True)
     own = driver.run()
     actions = driver.feed(Received(make_begin(2)))
     assert actions == [Kill(launch) for launch in own]
-    assert launches(driver.feed(Ended(own[0], signal=9))) == []
-    started = launches(driver.feed(Ended(own[1], signal=9)))
+    assert driver.feed(Ended(own[0], signal=9)) == []
+    started = [a for a in driver.feed(Ended(own[1], signal=9)) if isinstance(a, Execute)]
     assert [s.assign.generation for s in started] == [SECOND, SECOND]
+    assert [s.hosts_store for s in started] == [True, False]
     assert set(own).isdisjoint(s.launch for s in started)
 
 
@@ -290,3 +302,12 @@ def test_a_new_coordinator_is_told_of_the_latest_steps(driver: Any) -> None:
     ]
     assert register.recent[0].message.metrics == {"loss": 1.0}
     assert [(slot.start, slot.step) for slot in register.slots] == [(4, newest), (4, 5)]
+
+
+def test_how_far_a_rank_has_come_goes_with_the_heartbeats_until_it_leaves(driver: Any) -> None:
+    own = driver.run()
+    driver.say(own[0], Beat(phase=Phase.STEP, step=4, place=70))
+    [beat] = driver.sent(Tick())
+    assert [(slot.step, slot.place) for slot in beat.slots] == [(4, 70), (0, 0)]
+    driver.say(own[0], Left(generation=FIRST, step=4))
+    assert [slot.place for slot in driver.state.reports(driver.now)] == [0, 0]

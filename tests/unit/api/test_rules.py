@@ -75,6 +75,12 @@ BROKEN = {
         "spec.precision",
         "a command chooses its own number format, remove precision or give a function",
     ),
+    "copies for a command": (
+        COMMAND | {"spec.recovery.copies": 2},
+        "spec.recovery.copies",
+        "the state of a command is not known and cannot be copied, remove copies or give a "
+        "function",
+    ),
     "pipeline stages": (
         {"spec.parallelism.pipeline.stages": 2, "spec.workers.replicas": 2},
         "spec.parallelism.pipeline.stages",
@@ -165,11 +171,6 @@ BROKEN = {
         "spec.spares.replicas",
         "this version keeps no spare pods, set replicas to 0",
     ),
-    "copies": (
-        {"spec.recovery.copies": 1},
-        "spec.recovery.copies",
-        "this version recovers from replicas and checkpoints alone, set copies to 0",
-    ),
     "rule without a condition": (
         {"spec.recovery.rules": [{"onExitCodes": [3], "action": "FailJob"}, {"action": "FailJob"}]},
         "spec.recovery.rules[1]",
@@ -224,6 +225,8 @@ SOUND = {
         "spec.workers": {"replicas": 4, "minReplicas": 2},
         "spec.recovery.onLoss": "Shrink",
     },
+    "no copies": {"spec.recovery.copies": 0, "spec.parallelism.sharding": "ZeRO1"},
+    "two copies": {"spec.recovery.copies": 2, "spec.parallelism.sharding": "ZeRO1"},
     "minReplicas of all": {"spec.workers": {"replicas": 4, "minReplicas": 4}},
     "template": {
         CONTAINERS: [
@@ -307,7 +310,7 @@ def test_a_deepspeed_configuration_that_contradicts_the_job_is_refused(changed):
                 "train_micro_batch_size_per_gpu": 8,
                 "zero_optimization": {"stage": 3, "reduce_bucket_size": 1000},
             },
-            "spec.recovery.copies": 1,
+            "spec.spares.replicas": 1,
         }
     )
 
@@ -316,7 +319,7 @@ def test_a_deepspeed_configuration_that_contradicts_the_job_is_refused(changed):
     assert [(problem.path, "remove it" in problem.sentence) for problem in problems] == [
         ("spec.deepspeed.config.train_batch_size", True),
         ("spec.deepspeed.config.zero_optimization.stage", True),
-        ("spec.recovery.copies", False),
+        ("spec.spares.replicas", False),
     ]
 
 
@@ -349,7 +352,7 @@ def test_several_problems_come_in_the_order_of_the_fields(changed):
         {
             "metadata.name": "G",
             "spec.batch.micro": 7,
-            "spec.recovery.copies": 2,
+            "spec.spares.replicas": 2,
             "spec.scheduling.queueName": "a",
         }
     )
@@ -357,7 +360,7 @@ def test_several_problems_come_in_the_order_of_the_fields(changed):
     assert [problem.path for problem in validate(parse_object(manifest))] == [
         "metadata.name",
         "spec.batch.micro",
-        "spec.recovery.copies",
+        "spec.spares.replicas",
         "spec.scheduling.queueName",
     ]
 
@@ -381,9 +384,10 @@ def test_every_variable_that_a_rank_gets_is_reserved(framework):
         local_world_size=2,
         group_rank=0,
         store=Endpoint(host="10.0.0.1", port=4000),
+        hosts=("10.0.0.1", "10.0.0.1"),
     )
 
-    names = command_environment(settings, place, ("10.0.0.1", "10.0.0.1"))
+    names = command_environment(settings, place)
 
     assert {name for name in names if not name.startswith(PREFIXES)} <= set(NAMES)
 
@@ -394,5 +398,6 @@ def test_the_shortest_job_has_the_documented_defaults(api_server, changed):
     assert isinstance(job, DistributedTrainingJob)
     assert job.spec.workers.world_size == 1
     assert job.spec.parallelism.degrees.resolve(1) == Degrees(data=1)
+    assert job.spec.recovery.copies == 1
     assert job.spec.recovery.budget.to_object() == {"failures": 10, "per": "1h"}
     assert job.spec.checkpoint.to_object() == {"every": "10m", "keep": 3}

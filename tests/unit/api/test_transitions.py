@@ -23,7 +23,7 @@ FIXED_CHANGES = {
     "workers.processesPerReplica": {"spec.workers.processesPerReplica": 2},
     "spares": {"spec.spares.replicas": 1},
     "deepspeed": {"spec.deepspeed.config": {"a": 1}},
-    "recovery.copies": {"spec.recovery.copies": 1},
+    "recovery.copies": {"spec.recovery.copies": 2},
     "recovery.onLoss": {"spec.recovery.onLoss": "Shrink"},
     "checkpoint": {"spec.checkpoint.everySteps": 5},
     "scheduling": {"spec.scheduling.priorityClassName": "high"},

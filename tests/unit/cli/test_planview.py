@@ -69,7 +69,12 @@ def test_the_plan_answers_the_questions(
         "tiny-worker-1",
         "None (chosen)",
         "ZeRO3",
-        "newest checkpoint, at most 10 min old",
+        "If more is lost at once, state comes from the newest checkpoint, at most 10 min old.",
+        "any other rank",
+        "a copy that a rank in another pod keeps",
+        "all ranks but one",
+        "Each pod also has a parked process",
+        "1.2 KiB for the model",
         "activations are not known",
         "forked from a process",
     ):
@@ -97,6 +102,12 @@ def test_zero_that_cannot_be_used_is_told_once(
 ) -> None:
     muon = inspection.model_copy(update={"elementwise": False, "optimizer": "torch.optim.Muon"})
     assert shown(make_plan(settings, muon)).count("ZeRO cannot be used: Muon needs") == 1
+
+
+def test_a_copy_that_cannot_follow_is_told(settings: JobSettings, inspection: Inspection) -> None:
+    own = inspection.model_copy(update={"shadowable": False, "optimizer": "mine.Lion"})
+    assert "Copies cannot take the steps of Lion" in shown(make_plan(settings, own))
+    assert "Copies cannot" not in shown(make_plan(settings, inspection))
 
 
 def test_a_command_is_shown_without_memory(settings: JobSettings) -> None:

@@ -126,6 +126,9 @@ class Driver:
             sent += self.feed(events.Tick())
         return sent
 
+    def feed_tick(self) -> list[Any]:
+        return self.feed(events.Tick())
+
     def disconnect(self, replica: int) -> list[Any]:
         return self.feed(events.Disconnected(replica + 1))
 

@@ -27,7 +27,7 @@ def test_a_generation_begins_when_all_workers_are_there(drive) -> None:
     ]
     assert begin.world_size == 6
     assert begin.generation == Generation(incarnation=1, counter=1)
-    assert begin.places[2].host == "10.0.0.1"
+    assert (begin.places[2].host, begin.places[2].node) == ("10.0.0.1", "n1")
 
 
 def test_the_store_is_that_of_rank_0s_agent(drive) -> None:
@@ -41,7 +41,8 @@ def test_the_store_is_that_of_rank_0s_agent(drive) -> None:
 def test_an_exit_ends_the_generation_everywhere_and_the_next_waits_for_all(drive) -> None:
     job = drive()
     job.begin()
-    assert [type(m) for m in job.exit(1, signal=9)] == [End, End]
+    ends = job.exit(1, signal=9)
+    assert [(type(m), m.keep) for m in ends] == [(End, True), (End, True)]
     assert job.stop(0) == []
     begins = job.stop(1)
     assert [m.generation.counter for m in begins] == [2, 2]
@@ -143,7 +144,7 @@ def test_ranks_leave_before_their_pod_goes_and_the_replacement_comes(drive) -> N
     job.step(4)
     assert {type(m) for m in job.hear(2, Leaving(grace_seconds=30))} == {Drain}
     assert job.finish(0, 4, left=True) == []
-    assert {type(m) for m in job.finish(1, 4, left=True)} == {End}
+    assert {(type(m), m.keep) for m in job.finish(1, 4, left=True)} == {(End, False)}
     assert job.stop() == []
     job.disconnect(1)
     assert set(job.state.agents) == {"w0"}
@@ -223,8 +224,18 @@ def test_recoveries_are_measured_to_the_first_new_step(drive) -> None:
     figures = job.records[-1].figures
     assert job.records[-1].reason == "RecoveryFinished"
     assert figures == pytest.approx(
-        {"free": 0.5, "replace": 0, "join": 0.25, "transfer": 0.125, "redo": 2, "total": 2.875}
+        {
+            "free": 0.5,
+            "replace": 0,
+            "join": 0.25,
+            "transfer": 0.125,
+            "redo": 2,
+            "total": 2.875,
+            "lost_steps": 1,
+            "redone_steps": 1,
+        }
     )
+    assert job.records[-1].detail == "checkpoint"
     assert job.state.steps.redone == 1
     assert job.state.recoveries.last_seconds == pytest.approx(2.875)
 

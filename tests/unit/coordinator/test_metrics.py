@@ -68,6 +68,8 @@ def test_the_figures_of_a_job_with_a_fault(drive) -> None:
         "reknit_recovery_phase_seconds_count/free": 1,
         "reknit_recovery_phase_seconds_sum/free": 0.2,
         "reknit_recovery_phase_seconds_count/detect": 0,
+        "reknit_recoveries_finished_total/checkpoint": 1,
+        "reknit_recoveries_finished_total/memory": 0,
         "reknit_lost_steps_total": 1,
         "reknit_redone_steps_total": 1,
         "reknit_checkpoint_seconds_count": 1,

@@ -13,7 +13,7 @@ GENERATION = Generation(incarnation=1, counter=1)
 
 
 def begun(*versions: int) -> Steps:
-    return progress.begin(Steps(), versions, 100.0)
+    return progress.begin(Steps(), versions)
 
 
 def done(step: int, **more) -> StepDone:
@@ -53,17 +53,36 @@ def test_a_later_version_stands_for_a_lost_message() -> None:
 
 def test_steps_are_counted_as_redone_when_training_resumes_before_them() -> None:
     steps, _ = report(begun(0), 0, done(7))
-    again = progress.begin(steps, [0], 110.0)
-    resumed, redone = progress.resume(again, 4)
-    assert (redone, resumed.redone, resumed.committed) == (3, 3, 7)
+    again = progress.begin(steps, [0])
+    resumed, redone, records = progress.resume(again, 4, 110.0)
+    assert (redone, resumed.redone, resumed.committed, records) == (3, 3, 7, ())
     resumed, records = report(resumed, 0, done(5))
     assert [record.step for record in records] == [5]
     assert resumed.committed == 7
 
 
 def test_a_resumed_run_does_not_start_from_nothing() -> None:
-    steps, redone = progress.resume(begun(0, 0), 40)
-    assert (steps.committed, redone) == (40, 0)
+    steps, redone, records = progress.resume(begun(0, 0), 40, 101.0)
+    assert (steps.committed, redone, records) == (40, 0, ())
+
+
+def test_a_step_that_only_survivors_completed_is_recorded_when_training_goes_on_from_it() -> None:
+    steps, _ = report(begun(0, 0, 0), 0, done(1))
+    steps, records = report(steps, 1, done(1, metrics={"loss": 1.0}, seconds={"total": 2.0}))
+    assert records == ()
+    steps = progress.begin(steps, [0, 0, 0])
+    steps = progress.remember(steps, 0, done(2))
+    steps, redone, records = progress.resume(steps, 1, 105.0)
+    [record] = records
+    assert (record.step, record.generation, record.metrics) == (1, GENERATION, {"loss": 1.0})
+    assert (redone, steps.committed, steps.emitted, steps.productive) == (0, 1, 1, 2.0)
+    assert progress.resume(steps, 2, 106.0)[2] == (), "told too late"
+
+
+def test_a_step_that_survivors_had_to_give_up_is_not_recorded() -> None:
+    steps, _ = report(begun(0, 0), 0, done(1))
+    steps, redone, records = progress.resume(progress.begin(steps, [0, 0]), 0, 105.0)
+    assert (redone, records, steps.committed) == (0, (), 0)
 
 
 @given(st.floats(allow_nan=False), st.integers(1, 9))
@@ -101,10 +120,11 @@ def test_time_on_redone_steps_is_not_effective() -> None:
     steps = begun(0)
     for step in (1, 2):
         steps, _ = report(steps, 0, done(step, seconds={"total": 2.0}))
-    steps, _ = progress.resume(progress.begin(steps, [0], 106.0), 0)
+    steps, _, _ = progress.resume(progress.begin(steps, [0]), 0, 106.0)
     for step in (1, 2, 3):
         steps, _ = report(steps, 0, done(step, seconds={"total": 2.0}))
-    assert progress.effective_ratio(steps, 120.0) == pytest.approx(6 / 20)
+    # The first step began at 99.
+    assert progress.effective_ratio(steps, 120.0) == pytest.approx(6 / 21)
 
 
 def test_a_version_that_nobody_could_tell_of_is_recorded_without_figures() -> None:

@@ -139,7 +139,7 @@ def test_a_command_is_restarted_as_a_group_and_never_judged(drive) -> None:
     error = {"exception": "exit status 3", "traceback": "exit status 3"}
     for _ in range(3):
         sent = job.exit(1, ExitClass.PROGRAM_ERROR, exit_code=3, error=error)
-        assert {type(m) for m in sent} == {End}
+        assert {(type(m), m.keep) for m in sent} == {(End, False)}
         job.stop()
     done = conclusion(job.exit(1, ExitClass.PROGRAM_ERROR, exit_code=3, error=error))
     assert done.exit_class is ExitClass.PROGRAM_ERROR

@@ -7,6 +7,7 @@ import pytest
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.ranks import (
     FROM_RANK,
+    Abort,
     Assign,
     Beat,
     Evaluated,
@@ -25,6 +26,7 @@ ASSIGN = Assign(
     group_rank=0,
     store=Endpoint(host="127.0.0.1", port=1),
 )
+NEXT = ASSIGN.model_copy(update={"generation": Generation(incarnation=1, counter=2)})
 
 
 class Agent:
@@ -33,8 +35,9 @@ class Agent:
         self.line = line
         self.lines = line.makefile("rb")
 
-    def send(self, message) -> None:
-        self.line.sendall(message.model_dump_json().encode() + b"\n")
+    def send(self, message, attached=None) -> None:
+        data = message.model_dump_json().encode() + b"\n"
+        socket.send_fds(self.line, [data], [] if attached is None else [attached.fileno()])
 
     def hear(self):
         return FROM_RANK.validate_json(next(self.lines))
@@ -48,26 +51,51 @@ class Agent:
 def ends() -> Iterator[tuple[Agent, Channel]]:
     ours, theirs = socket.socketpair()
     agent = Agent(ours)
-    yield agent, Channel(theirs, heartbeat=timedelta(milliseconds=20))
+    aborted: list[Generation] = []
+    channel = Channel(theirs, heartbeat=timedelta(milliseconds=20), on_abort=aborted.append)
+    channel.aborted = aborted
+    yield agent, channel
     agent.close()
 
 
-def test_the_first_message_is_the_place(ends):
+def test_a_place_comes_with_the_listener_of_its_store(ends):
     agent, channel = ends
-    agent.send(ASSIGN)
-    assert channel.start() == ASSIGN
+    channel.start()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        agent.send(ASSIGN, listener)
+        assign, received = channel.take_place()
+        assert assign == ASSIGN
+        with received:
+            assert received.getsockname() == listener.getsockname()
+    agent.send(NEXT)
+    assert channel.take_place() == (NEXT, None)
     channel.close()
 
 
-@pytest.mark.parametrize("first", [None, Release()])
-def test_without_a_place_there_is_nothing_to_do(ends, first):
+@pytest.mark.parametrize("message", [None, Release(), Leave(reason="evicted")])
+def test_without_a_place_there_is_nothing_to_do(ends, message):
     agent, channel = ends
-    if first is None:
+    channel.start()
+    if message is None:
         agent.close()
     else:
-        agent.send(first)
-    with pytest.raises(ConnectionError):
-        channel.start()
+        agent.send(message)
+    assert channel.take_place() is None
+    channel.close()
+
+
+def test_an_abort_is_heard_at_once_and_names_its_generation(ends):
+    agent, channel = ends
+    channel.start()
+    agent.send(ASSIGN)
+    channel.take_place()
+    agent.send(Abort(generation=ASSIGN.generation, reason="a rank has died"))
+    assert channel.wait_for_abort(ASSIGN.generation)
+    assert not channel.wait_for_release(ASSIGN.generation)
+    assert channel.aborted == [ASSIGN.generation]
+    assert channel.is_aborted(ASSIGN.generation)
+    assert not channel.is_aborted(NEXT.generation)
+    channel.close()
 
 
 def test_beats_say_what_the_rank_does(ends):
@@ -101,8 +129,9 @@ def test_leave_and_release(ends):
     assert not channel.leaving
     agent.send(Leave(reason="evicted"))
     agent.send(Release())
-    assert channel.wait_for_release()
+    assert channel.wait_for_release(ASSIGN.generation)
     assert channel.leaving
+    assert channel.released
     channel.close()
 
 
@@ -110,8 +139,8 @@ def test_an_agent_that_goes_does_not_release(ends):
     agent, channel = ends
     agent.send(ASSIGN)
     channel.start()
-    channel.wait_for_end(timedelta(0))
     agent.close()
-    assert not channel.wait_for_release()
+    assert channel.wait_for_release(ASSIGN.generation)
+    assert not channel.released
     channel.tell(Evaluated(step=1, metrics={}))
     channel.close()

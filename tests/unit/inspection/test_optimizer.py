@@ -1,5 +1,6 @@
 """What an optimizer keeps, found by letting it step on tiny tensors."""
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adafactor, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 
-from reknit.inspection.optimizer import OptimizerFacts, probe, qualified_name
+from reknit.inspection.optimizer import OptimizerFacts, can_shadow, probe, qualified_name
 
 Factory = Callable[[list[nn.Parameter]], Optimizer]
 
@@ -43,6 +44,97 @@ class SignedMomentum(Optimizer):
                 parameter.data -= momentum.sign()
 
 
+class Counting(SGD):
+    """Counts its steps, and makes them smaller; where, subclasses say."""
+
+    counter: Any
+
+    def step(self, _closure: Any = None) -> None:
+        self.counter.count = getattr(self.counter, "count", 0) + 1
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data -= group["lr"] * parameter.grad / self.counter.count
+
+
+class CountingOnItself(Counting):
+    @property
+    def counter(self) -> Any:  # type: ignore[override]
+        return self
+
+
+class CountingOnItsClass(Counting):
+    @property
+    def counter(self) -> Any:  # type: ignore[override]
+        return type(self)
+
+
+class CountingInItsGroups(SGD):
+    def step(self, _closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["count"] = group.get("count", 0) + 1
+            for parameter in group["params"]:
+                parameter.data -= group["lr"] * parameter.grad / group["count"]
+
+
+class WithHandle(SGD):
+    """Like DeepSpeed's CPU optimizers, whose numbers lie in a library."""
+
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.library = sys
+
+    def __del__(self) -> None:
+        self.library.getrefcount(self)
+
+
+def noisy(params: list[nn.Parameter]) -> Optimizer:
+    """Changes what torch's optimizer is given."""
+    optimizer = SGD(params, lr=0.1)
+    optimizer.register_step_pre_hook(
+        lambda *_: [param.grad.mul_(2) for param in params if param.grad is not None] and None
+    )
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("factory", "shadowable"),
+    [
+        (lambda params: AdamW(params), True),
+        (SignedMomentum, True),
+        (lambda params: CountingOnItself(params, lr=0.1), True),
+        (lambda params: CountingInItsGroups(params, lr=0.1), True),
+        (lambda params: CountingOnItsClass(params, lr=0.1), False),
+        (lambda params: WithHandle(params, lr=0.1), False),
+        (noisy, False),
+    ],
+)
+def test_tells_whether_a_copy_can_follow(factory: Factory, shadowable: bool) -> None:
+    assert can_shadow(factory, [matrix(64, 32), matrix(5)]) is shadowable
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ASGD",
+        "Adadelta",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "NAdam",
+        "RAdam",
+        "RMSprop",
+        "Rprop",
+        "SGD",
+    ],
+)
+def test_copies_can_follow_all_of_torch_s_own(name: str) -> None:
+    """A subclass is tried out, while torch's own are known."""
+    own: type[Optimizer] = getattr(torch.optim, name)
+    tried = type("Tried", (own,), {})
+    assert can_shadow(lambda params: tried(params, lr=0.01), [matrix(64, 32), matrix(5)])
+
+
 @pytest.mark.parametrize(
     ("factory", "tensors", "elementwise"),
     [
@@ -62,7 +154,9 @@ class SignedMomentum(Optimizer):
 def test_counts_tensors_and_tells_elementwise(
     factory: Factory, tensors: int, elementwise: bool
 ) -> None:
-    assert probe(factory, [matrix(64, 32)]) == OptimizerFacts(tensors, elementwise)
+    assert probe(factory, [matrix(64, 32)]) == OptimizerFacts(
+        tensors, elementwise, shadowable=elementwise
+    )
 
 
 def test_the_mean_weighs_parameters_by_their_elements() -> None:

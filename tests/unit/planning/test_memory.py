@@ -21,8 +21,10 @@ def plan(
     tensors: int = 2,
     limits: ZeroLimits = SMALL,
     checkpoints: bool = False,
+    copies: int = 0,
+    frozen: int = 0,
 ) -> Memory:
-    size = ModelSize(trainable=elements, frozen=0, largest=0, buffer_bytes=0)
+    size = ModelSize(trainable=elements, frozen=frozen, largest=0, buffer_bytes=0)
     return memory_per_rank(
         size,
         sharding,
@@ -31,6 +33,7 @@ def plan(
         optimizer_tensors=tensors,
         limits=limits,
         checkpoints=checkpoints,
+        copies=copies,
     )
 
 
@@ -111,6 +114,31 @@ def test_each_rank_copies_its_share_for_a_checkpoint() -> None:
     for sharding in Sharding:
         assert plan(sharding, checkpoints=True).checkpoint == 12 * MILLION / 4
         assert plan(sharding).checkpoint == 0
+
+
+@pytest.mark.parametrize("sharding", [Sharding.ZERO1, Sharding.ZERO2, Sharding.ZERO3])
+@pytest.mark.parametrize("precision", Precision)
+def test_a_copy_takes_sixteen_bytes_per_parameter_of_the_share_with_adam(
+    sharding: Sharding, precision: Precision
+) -> None:
+    for copies in (1, 2):
+        with_copies = plan(sharding, precision, copies=copies)
+        assert with_copies.copies == copies * 16 * MILLION / 4
+        assert with_copies.total == plan(sharding, precision).total + with_copies.copies
+    assert plan(sharding, precision, copies=1, tensors=0).copies == 8 * MILLION / 4
+
+
+def test_there_are_no_copies_where_nobody_can_keep_them_or_everybody_holds_all() -> None:
+    assert plan(Sharding.ZERO1, num_ranks=1, copies=2).copies == 0
+    assert plan(Sharding.ZERO1, num_ranks=2, copies=2).copies == 16 * MILLION / 2
+    assert plan(Sharding.NONE, copies=2).copies == 0
+
+
+def test_frozen_weights_are_copied_where_they_are_divided() -> None:
+    frozen = 4000
+    for sharding, copied in ((Sharding.ZERO2, 0), (Sharding.ZERO3, 2 * frozen / 4)):
+        found = plan(sharding, Precision.BF16, copies=1, frozen=frozen)
+        assert found.copies - plan(sharding, copies=1).copies == copied
 
 
 def test_plain_sgd_keeps_nothing_but_master_weights() -> None:

@@ -13,7 +13,7 @@ from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import CheckpointSettings, JobSettings
 from reknit_operator.planning.batches import arithmetic
 from reknit_operator.planning.plan import Plan, make_plan
-from reknit_operator.planning.redundancy import redundancy
+from reknit_operator.planning.redundancy import last_resort, redundancy
 from reknit_operator.planning.world import seats
 
 
@@ -60,37 +60,87 @@ def test_idle_passes_fill_the_batch_up_to_the_ranks(micro: int, count: int, rank
     assert found.num_micro_batches + len(found.idle_ranks) == found.passes_per_rank * ranks
 
 
+def pods(*sizes: int) -> list[str]:
+    """The pods of the ranks of a world with pods of these sizes."""
+    return [f"worker-{pod}" for pod, size in enumerate(sizes) for _ in range(size)]
+
+
 @pytest.mark.parametrize(
-    ("sharding", "parameters", "optimizer"),
+    ("sharding", "copies", "parameters", "optimizer"),
     [
-        (Sharding.NONE, 4, 4),
-        (Sharding.ZERO1, 4, 1),
-        (Sharding.ZERO2, 4, 1),
-        (Sharding.ZERO3, 1, 1),
+        (Sharding.NONE, 0, 4, 4),
+        (Sharding.NONE, 2, 4, 4),
+        (Sharding.ZERO1, 0, 4, 1),
+        (Sharding.ZERO2, 1, 4, 2),
+        (Sharding.ZERO3, 0, 1, 1),
+        (Sharding.ZERO3, 2, 3, 3),
     ],
 )
-def test_who_holds_what(sharding: Sharding, parameters: int, optimizer: int) -> None:
-    found = redundancy(sharding, 4, CheckpointSettings(path="c"))
+def test_who_holds_what(sharding: Sharding, copies: int, parameters: int, optimizer: int) -> None:
+    found = redundancy(sharding, pods(2, 2), copies, CheckpointSettings(path="c"))
     assert (found.parameter_copies, found.optimizer_copies) == (parameters, optimizer)
+
+
+NEIGHBOURS = "any 2 ranks of which neither keeps the other's copy"
+
+
+@pytest.mark.parametrize(
+    ("world", "copies", "replicated", "sharded"),
+    [
+        (pods(1), 2, None, None),
+        (pods(2, 2), 0, "all ranks but one", None),
+        (pods(2, 2), 1, "all ranks but one", f"any pod; {NEIGHBOURS}"),
+        (pods(2, 2), 2, "all ranks but one", "any pod; any 2 ranks"),
+        (pods(2, 2, 2), 2, "all ranks but one", "any 2 pods"),
+        (pods(1, 1), 1, "all ranks but one", "all ranks but one"),
+        (pods(1, 1, 1), 1, "all ranks but one", "any pod"),
+        (pods(1, 1, 1, 1), 1, "all ranks but one", f"any pod; {NEIGHBOURS}"),
+        (pods(4), 1, "all ranks but one", f"any rank; {NEIGHBOURS}"),
+        (pods(4), 2, "all ranks but one", "any 2 ranks"),
+    ],
+)
+def test_what_may_be_lost_at_once(
+    world: list[str], copies: int, replicated: str | None, sharded: str | None
+) -> None:
+    for sharding in Sharding:
+        found = redundancy(sharding, world, copies, None)
+        assert found.survivable == (replicated if sharding is Sharding.NONE else sharded)
+
+
+@pytest.mark.parametrize(
+    ("world", "copies", "replicated", "sharded"),
+    [
+        (pods(2, 2), 0, "any other rank", "the newest checkpoint"),
+        (pods(2, 2), 1, "any other rank", "a copy that a rank in another pod keeps"),
+        (pods(4), 1, "any other rank", "a copy that a rank in the same pod keeps"),
+        (pods(1), 1, "the newest checkpoint", "the newest checkpoint"),
+    ],
+)
+def test_where_lost_state_comes_from(
+    world: list[str], copies: int, replicated: str, sharded: str
+) -> None:
+    for sharding in Sharding:
+        found = redundancy(sharding, world, copies, CheckpointSettings(path="c"))
+        assert found.source.startswith(replicated if sharding is Sharding.NONE else sharded)
 
 
 @pytest.mark.parametrize(
     ("seconds", "steps", "text"),
     [
-        (600.0, None, "newest checkpoint, at most 10 min old"),
-        (7200.0, None, "newest checkpoint, at most 2 h old"),
-        (90.0, None, "newest checkpoint, at most 90 s old"),
-        (None, 20, "newest checkpoint, at most 20 steps old"),
-        (600.0, 20, "newest checkpoint, at most 20 steps or 10 min old"),
+        (600.0, None, "the newest checkpoint, at most 10 min old"),
+        (7200.0, None, "the newest checkpoint, at most 2 h old"),
+        (90.0, None, "the newest checkpoint, at most 90 s old"),
+        (None, 20, "the newest checkpoint, at most 20 steps old"),
+        (600.0, 20, "the newest checkpoint, at most 20 steps or 10 min old"),
     ],
 )
 def test_how_old_a_checkpoint_can_be(seconds: float | None, steps: int | None, text: str) -> None:
     checkpoint = CheckpointSettings(path="c", every_seconds=seconds, every_steps=steps)
-    assert redundancy(Sharding.NONE, 4, checkpoint).source == text
+    assert last_resort(checkpoint) == text
 
 
 def test_without_checkpoints_training_starts_again() -> None:
-    assert redundancy(Sharding.NONE, 4, None).source.startswith("none: training starts again")
+    assert last_resort(None).startswith("nowhere: training starts again")
 
 
 def test_a_plan_compares_all_shardings_and_marks_the_chosen_one(
@@ -148,6 +198,30 @@ def test_a_command_is_planned_without_a_model(settings: JobSettings) -> None:
     plan = make_plan(command, None)
     assert (plan.choices, plan.batch, plan.num_parameters) == ((), None, None)
     assert len(plan.seats) == 4
+
+
+def test_copies_follow_the_settings(settings: JobSettings, inspection: Inspection) -> None:
+    for copies in (0, 1, 2):
+        recovery = settings.recovery.model_copy(update={"copies": copies})
+        plan = make_plan(settings.model_copy(update={"recovery": recovery}), inspection)
+        assert [choice.memory.copies > 0 for choice in plan.choices] == [False, *[copies > 0] * 3]
+        assert plan.choices[1].redundancy.optimizer_copies == 1 + copies
+
+
+def test_copies_that_cannot_follow_are_told(settings: JobSettings, inspection: Inspection) -> None:
+    own = inspection.model_copy(update={"shadowable": False, "optimizer": "mine.Lion"})
+    assert make_plan(settings, inspection).unfollowed is None
+    assert make_plan(settings, own).unfollowed == "Lion"
+    whole = own.model_copy(update={"elementwise": False})
+    assert make_plan(settings, whole).unfollowed is None
+    recovery = settings.recovery.model_copy(update={"copies": 0})
+    assert make_plan(settings.model_copy(update={"recovery": recovery}), own).unfollowed is None
+
+
+def test_the_parked_process_holds_the_model(settings: JobSettings, inspection: Inspection) -> None:
+    assert make_plan(settings, inspection).parked_bytes == 1100 * 4 + 10 * 8
+    command = settings.model_copy(update={"function": None, "command": ("x",), "batch": None})
+    assert make_plan(command, None).parked_bytes is None
 
 
 def test_a_plan_survives_json(settings: JobSettings, inspection: Inspection) -> None:

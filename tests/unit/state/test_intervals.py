@@ -2,8 +2,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reknit.state.description import Interval, Piece
-from reknit.state.intervals import contiguous_partition, per_tensor_partition, share
+from reknit.state.description import Interval, Piece, share
+from reknit.state.intervals import contiguous_partition, per_tensor_partition
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=8)
 

@@ -19,14 +19,24 @@ MAX_RANKS: Final = 12
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {
     "RankExited": "red",
+    "Hung": "red",
+    "ConnectionLost": "red",
     "AgentLost": "red",
     "CheckpointFailed": "red",
     "GenerationEnded": "yellow",
     "Draining": "yellow",
+    "Straggler": "yellow",
+    "StragglerGone": "green",
     "RecoveryFinished": "green",
     "Concluded": "green",
     "Evaluated": "magenta",
     "Checkpointed": "blue",
+}
+_PHASE_COLOURS: Final = {
+    "Step": "green",
+    "Function": "green",
+    "Starting": "yellow",
+    "Loading": "yellow",
 }
 
 
@@ -134,7 +144,12 @@ def _ranks(view: View) -> Table:
 def _rank_rows(view: View) -> Iterator[tuple[Text, ...]]:
     for rank in view.ranks:
         phase = str(rank.phase)
-        colour = {"Step": "green", "Starting": "yellow", "Loading": "yellow"}.get(phase, "cyan")
+        colour = {
+            "Step": "green",
+            "Function": "green",
+            "Starting": "yellow",
+            "Loading": "yellow",
+        }.get(phase, "cyan")
         memory = view.memory_bytes.get(rank.rank)
         cells = (str(rank.rank), rank.agent, phase, str(rank.step), size(memory) if memory else "")
         styles = ("", "", colour, "", "")

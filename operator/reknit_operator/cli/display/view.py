@@ -11,6 +11,8 @@ RATE_STEPS: Final = 20
 _TOLD: Final = {
     "RankExited": "Recovering",
     "AgentLost": "Recovering",
+    "Hung": "Recovering",
+    "ConnectionLost": "Recovering",
     "GenerationEnded": "Recovering",
     "Resumed": "Running",
     "Draining": "Closing",
@@ -137,7 +139,7 @@ def _event(view: View, event: EventRecord) -> View:
     match event.reason:
         case "GenerationBegun":
             return replace(view, generation=str(event.generation), marks=())
-        case "RankExited" | "AgentLost":
+        case "RankExited" | "Hung" | "ConnectionLost" | "AgentLost":
             return replace(view, faults=view.faults + 1)
         case "RecoveryFinished":
             seconds = event.figures.get("total")

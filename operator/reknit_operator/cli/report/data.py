@@ -11,8 +11,10 @@ from reknit_operator.cli.display.view import View, fold
 
 PARTS: Final = ("data", "forward", "backward", "communication", "update", "checkpoint")
 """Parts of a step's time, in the order in which they happen."""
-FAULTS: Final = frozenset({"RankExited", "AgentLost", "CheckpointFailed"})
-_ENDS: Final = frozenset({"RankExited", "AgentLost", "GenerationEnded", "Concluded"})
+FAULTS: Final = frozenset({"RankExited", "Hung", "ConnectionLost", "AgentLost", "CheckpointFailed"})
+_ENDS: Final = frozenset(
+    {"RankExited", "Hung", "ConnectionLost", "AgentLost", "GenerationEnded", "Concluded"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class Coordinator:
                     self.die()
 
     def check_begin(self, generation: Generation) -> None:
-        """It is new, or told again; and nothing older runs on an agent that counts as live."""
+        """It is new, or told again; and nothing older acts on an agent that counts as live."""
         assert generation.key() >= self.begun
         if generation.key() > self.begun:
             assert generation.key() not in self.world.generations, "used twice"
@@ -113,8 +113,8 @@ class Coordinator:
             for agent in self.world.agents:
                 if not agent.alive or agent.name not in self.state.agents:
                     continue
-                left = [p for p in agent.processes.values() if p.alive]
-                assert not left, f"{agent.name} still runs {left[0].assign.generation}"
+                acting = [p.assign for p in agent.processes.values() if p.is_acting]
+                assert not acting, f"{agent.name} still runs {acting}"
         self.begun = generation.key()
 
     def check_promise(self, message: object) -> None:

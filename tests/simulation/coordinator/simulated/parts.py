@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 from reknit.agent import events as agent_events
 from reknit.agent import machine
 from reknit.agent.state import AgentState
+from reknit.protocol.base import Generation
 from reknit.protocol.outcome import Conclusion
-from reknit.protocol.ranks import (
-    Assign,
-    Beat,
-    Phase,
-)
+from reknit.protocol.ranks import Assign, Beat, Phase
 
 if TYPE_CHECKING:
     from simulated.network import Connection
@@ -26,15 +23,53 @@ HEARTBEAT = 0.2
 @dataclass
 class Process:
     launch: int
-    assign: Assign
     agent: Agent
+    assign: Assign | None = None
+    """Its newest place."""
     alive: bool = True
+    warm: bool = False
     joined: bool = False
     frozen: bool = False
+    hung: bool = False
+    """It lives, beats, and gets no further."""
+    place: int = 0
+    """How far it has come in its generation."""
+    aborted: Generation | None = None
+    """The newest generation that it was told to leave."""
+    left: Generation | None = None
+    """The newest generation that it has left."""
     phase: Phase = Phase.STARTING
-    step: int = 0
-    finished: bool = False
+    memory: int | None = None
+    """The version that it holds."""
+    passed: int | None = None
+    """The version whose gate it has passed, and which it is about to hold."""
+    has_left: bool = False
+    """It has finished because it was told to leave."""
     speaks_at: float = 0.0
+    hears_at: float = 0.0
+
+    def acts_in(self, generation: Generation) -> bool:
+        """It has a place there, and has not left."""
+        mine = self.assign is not None and self.assign.generation == generation
+        return self.alive and mine and self.left != generation
+
+    @property
+    def is_acting(self) -> bool:
+        return self.assign is not None and self.acts_in(self.assign.generation)
+
+    @property
+    def is_well(self) -> bool:
+        return self.alive and not self.frozen and not self.hung
+
+    @property
+    def beats(self) -> bool:
+        return self.alive and not self.frozen and self.phase is not Phase.STARTING
+
+    def hear(self, do: Callable[[], None]) -> None:
+        """What the agent tells arrives in order, a little later, unless nobody listens."""
+        world = self.agent.world
+        self.hears_at = max(self.hears_at, world.now + world.random.uniform(0.001, 0.02))
+        world.at(self.hears_at, lambda: do() if self.is_well else None)
 
     def say(self, message: object, then: Callable[[], None] | None = None) -> None:
         """Reaches the agent in order, a little later."""
@@ -99,26 +134,40 @@ class Agent:
             case agent_events.HangUp():
                 if self.connection is not None:
                     self.connection.close()
-            case agent_events.Launch(launch=launch, assign=assign, hosts_store=hosts):
-                self.launch(launch, assign, hosts=hosts)
+            case agent_events.Launch(launch):
+                process = Process(launch, self)
+                self.processes[launch] = process
+                world.later(0.01, 0.3, lambda: world.started(process))
+            case agent_events.GivePlace(launch, assign, hosts):
+                self.give_place(launch, assign, hosts=hosts)
             case agent_events.Tell(launch, message):
-                world.later(0.001, 0.02, lambda: world.told(self, launch, message))
+                if launch in self.processes:
+                    process = self.processes[launch]
+                    process.hear(lambda: world.told(process, message))
             case agent_events.Kill(launch):
                 if launch in self.processes:
-                    self.processes[launch].end(signal=9)
+                    self.kill(self.processes[launch])
             case agent_events.Exit(conclusion=conclusion):
                 self.exited = conclusion
-                self.die()
+                # It exits when its last words are out.
+                open_until = self.connection.up_at if self.connection else world.now
+                world.at(open_until, self.die)
 
-    def launch(self, launch: int, assign: Assign, *, hosts: bool) -> None:
-        older = [p for p in self.processes.values() if p.alive]
-        assert not [p for p in older if p.assign.generation != assign.generation]
+    def kill(self, process: Process) -> None:
+        """What is killed though it is well must be somebody's wish."""
+        if process.is_well and process.assign is not None and not self.world.conclusions:
+            self.world.num_sacrificed += 1
+        process.end(signal=9)
+
+    def give_place(self, launch: int, assign: Assign, *, hosts: bool) -> None:
+        acting = [p.assign.generation for p in self.processes.values() if p.is_acting and p.assign]
+        assert set(acting) <= {assign.generation}, "an older generation still acts here"
         key = assign.generation.key()
         assert key >= self.newest, "an agent never goes back to an older generation"
         self.newest = key
-        process = Process(launch, assign, self)
-        self.processes[launch] = process
-        self.world.later(0.01, 0.3, lambda: self.world.started(process))
+        process = self.processes.get(launch)
+        if process is not None:
+            process.hear(lambda: self.world.placed(process, assign))
         if hosts:
             self.world.later(0.001, 0.05, self.offer)
 
@@ -130,8 +179,9 @@ class Agent:
         if not self.alive:
             return
         for process in tuple(self.processes.values()):
-            if process.alive and not process.frozen and process.phase is not Phase.STARTING:
-                beat = Beat(phase=process.phase, step=process.step)
+            if process.beats:
+                step = process.memory or 0
+                beat = Beat(phase=process.phase, step=step, place=process.place)
                 self.feed(agent_events.Said(process.launch, beat))
         self.feed(agent_events.Tick())
         self.world.later(HEARTBEAT, HEARTBEAT, self.tick)

@@ -35,8 +35,10 @@ class World(Training):
         num_workers: int = 3,
         processes_per_worker: int = 1,
         may_shrink: bool = False,
+        is_replicated: bool = True,
         replacement_seconds: float = 1.0,
         max_delay: float = 0.05,
+        hang_after: float = 1.0,
     ) -> None:
         super().__init__()
         self.random = Random(seed)
@@ -54,7 +56,10 @@ class World(Training):
             min_workers=1,
             processes_per_worker=processes_per_worker,
             may_shrink=may_shrink,
+            is_replicated=is_replicated,
             replacement_wait=timedelta(seconds=4),
+            hang_after=timedelta(seconds=hang_after),
+            phase_limit=timedelta(seconds=12),
         )
         self.agents: list[Agent] = []
         self.coordinators: list[Coordinator] = []
@@ -115,6 +120,7 @@ class World(Training):
             num_slots=self.policy.processes_per_worker,
             is_command=False,
             heartbeat_seconds=HEARTBEAT,
+            dead_after_seconds=self.policy.dead_after.total_seconds(),
             grace_seconds=6.0,
         )
         agent = Agent(self, name, replica, new_state(identity, self.endpoint()))
@@ -190,6 +196,10 @@ class World(Training):
             self.random.choice(running).end(signal=9)
         elif kind == "freeze rank" and running:
             self.random.choice(running).frozen = True
+        elif kind == "hang rank" and running:
+            self.random.choice(running).hung = True
+        elif kind == "lose message" and running and running[0].assign is not None:
+            self.lost_message = running[0].assign.generation
         elif kind == "kill agent":
             agent.die()
         elif kind == "terminate agent":

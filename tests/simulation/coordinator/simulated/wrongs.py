@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reknit.protocol.outcome import ErrorReport, ExitClass
+from reknit.protocol.outcome import ExitClass
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,3 @@ class Program:
     """None: on all of them."""
     times: int
     exit_class: ExitClass = ExitClass.PROGRAM_ERROR
-
-
-def peer_lost() -> ErrorReport:
-    text = "RuntimeError: connection closed by peer"
-    return ErrorReport(exception=text, traceback=text, exit_class=ExitClass.INFRASTRUCTURE)

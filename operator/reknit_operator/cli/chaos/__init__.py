@@ -1,0 +1,1 @@
+"""`reknit chaos`: disturbs a running job at random."""

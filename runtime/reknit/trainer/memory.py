@@ -1,0 +1,197 @@
+"""Bringing a version together from what surviving ranks hold of it.
+
+Every rank tells what it holds and what it needs; each works out the same moves from that, and sends
+and receives its own. What is received lies beside the state until all of it is there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from pydantic import Field
+
+from reknit.comm.group import RankGroup
+from reknit.protocol.base import Json, Message
+from reknit.state.description import Interval, LocalState, TensorSpec
+from reknit.state.transfer import Holding, Move, Want, missing, plan
+
+OWN: Final = "own"
+"""The key of what a rank holds as its own share, beside copies of others'."""
+_OPTIMIZER: Final = "optimizer/"
+_PARAMETER: Final = "param/"
+
+Places = dict[str, tuple[tuple[int, int], ...]]
+"""Intervals by name of the tensor."""
+
+
+class Share(Message):
+    """What one rank holds of the version, and what it lacks."""
+
+    held: dict[str, dict[str, tuple[tuple[int, int], ...]]] = Field(default_factory=dict)
+    """Intervals by key, then by name of the tensor."""
+    needed: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
+    """Of parameters and buffers; the optimizer's state is needed where the parameters are."""
+    specs: dict[str, tuple[tuple[int, ...], str]] | None = None
+    """Shape and number format of every tensor, told by the first rank that holds anything."""
+    scalars: dict[str, Json] | None = None
+    """Told by the same rank."""
+
+
+def share_of(held: Mapping[str, LocalState], needed: LocalState | None, *, first: bool) -> Share:
+    """What this rank tells.
+
+    Args:
+        held: what it holds of the version, by key.
+        needed: the share that it has to come to hold; None if it has it in place.
+        first: no rank before this one holds anything.
+    """
+    told: dict[str, Any] = {}
+    if first:
+        state = held[OWN]
+        told["specs"] = {
+            name: (spec.shape, str(spec.dtype).removeprefix("torch."))
+            for name, spec in state.specs.items()
+        }
+        told["scalars"] = state.scalars
+    wanted = {} if needed is None else _places(needed, optimizer=False)
+    return Share(held={key: _places(state) for key, state in held.items()}, needed=wanted, **told)
+
+
+def _places(state: LocalState, *, optimizer: bool = True) -> Places:
+    places: dict[str, list[tuple[int, int]]] = {}
+    for piece in state.pieces:
+        if optimizer or not piece.name.startswith(_OPTIMIZER):
+            interval = (piece.interval.start, piece.interval.stop)
+            places.setdefault(piece.name, []).append(interval)
+    return {name: tuple(intervals) for name, intervals in places.items()}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What all ranks have told."""
+
+    shares: tuple[Share, ...]
+    specs: Mapping[str, TensorSpec]
+    scalars: dict[str, Json]
+
+    @classmethod
+    def of(cls, shares: Iterable[Share]) -> "Collection":
+        """All shares, in the order of the ranks; at least one comes with specs."""
+        shares = tuple(shares)
+        teller = next(share for share in shares if share.specs is not None)
+        specs = {
+            name: TensorSpec(tuple(shape), getattr(torch, dtype))
+            for name, (shape, dtype) in (teller.specs or {}).items()
+        }
+        return cls(shares, specs, dict(teller.scalars or {}))
+
+    @property
+    def holdings(self) -> tuple[Holding, ...]:
+        """Everything that is held."""
+        return tuple(
+            Holding(rank, key, _intervals(places))
+            for rank, share in enumerate(self.shares)
+            for key, places in share.held.items()
+        )
+
+    def lacking(self) -> str | None:
+        """The first thing that nobody holds; None if the version is complete."""
+        sizes = {name: spec.num_elements for name, spec in self.specs.items()}
+        return missing(sizes, self.holdings)
+
+    def moves(self, nodes: Sequence[str]) -> tuple[Move, ...]:
+        """What goes from where to where, with the node of each rank."""
+        wants = tuple(
+            Want(rank, _intervals(self._wanted(share.needed)))
+            for rank, share in enumerate(self.shares)
+            if share.needed
+        )
+        return plan(wants, self.holdings, nodes)
+
+    def _wanted(self, needed: Places) -> Places:
+        wanted = dict(needed)
+        for full_name, spec in self.specs.items():
+            if not full_name.startswith(_OPTIMIZER):
+                continue
+            parameter = _PARAMETER + full_name.split("/", 2)[2]
+            if parameter in needed:
+                elementwise = spec.shape == self.specs[parameter].shape
+                wanted[full_name] = needed[parameter] if elementwise else ((0, spec.num_elements),)
+        return wanted
+
+
+def _intervals(places: Places) -> dict[str, tuple[Interval, ...]]:
+    return {
+        name: tuple(Interval(start, stop) for start, stop in intervals)
+        for name, intervals in places.items()
+    }
+
+
+class Collected:
+    """A rank's part of a version, as a source of state to install from."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec], scalars: Mapping[str, Json]) -> None:
+        self.specs = specs
+        self.scalars = scalars
+        self._parts: dict[str, list[tuple[Interval, torch.Tensor]]] = {}
+
+    def add(self, name: str, interval: Interval, data: torch.Tensor) -> None:
+        """Elements that are there, or will be once they are received."""
+        self._parts.setdefault(name, []).append((interval, data))
+
+    def read(self, name: str, interval: Interval) -> torch.Tensor:
+        """The elements; a view if they came in one part."""
+        found = []
+        for part, data in sorted(self._parts[name], key=lambda entry: entry[0]):
+            common = part.intersect(interval)
+            if common is not None:
+                found.append(data[common.start - part.start : common.stop - part.start])
+        whole = found[0] if len(found) == 1 else torch.cat(found)
+        assert whole.numel() == len(interval), f"{name} is not complete"
+        return whole
+
+    def __str__(self) -> str:
+        return "in memory"
+
+
+def transfer(group: RankGroup, collection: Collection, held: Mapping[str, LocalState]) -> Collected:
+    """Sends what others need and receives what this rank does; returns when all of it is done."""
+    collected = Collected(collection.specs, collection.scalars)
+    sent: list[tuple[torch.Tensor, int]] = []
+    received: list[tuple[torch.Tensor, int]] = []
+    index = {key: _Index(state) for key, state in held.items()}
+    for move in collection.moves(group.nodes):
+        interval = Interval(move.start, move.stop)
+        if move.source_rank == group.rank:
+            data = index[move.source_key].view(move.name, interval)
+            if move.dest_rank == group.rank:
+                collected.add(move.name, interval, data)
+            else:
+                sent.append((data, move.dest_rank))
+        elif move.dest_rank == group.rank:
+            dtype = collection.specs[move.name].dtype
+            data = torch.empty(len(interval), dtype=dtype, device=group.device)
+            received.append((data, move.source_rank))
+            collected.add(move.name, interval, data)
+    for work in group.exchange(sent, received):
+        work.wait()
+    return collected
+
+
+class _Index:
+    """Finds pieces of a held state."""
+
+    def __init__(self, state: LocalState) -> None:
+        self._pieces: dict[str, list[Any]] = {}
+        for piece in state.pieces:
+            self._pieces.setdefault(piece.name, []).append(piece)
+
+    def view(self, name: str, interval: Interval) -> torch.Tensor:
+        """The elements in `interval`, which lie within one piece."""
+        for piece in self._pieces[name]:
+            if piece.interval.start <= interval.start and interval.stop <= piece.interval.stop:
+                start = interval.start - piece.interval.start
+                data: torch.Tensor = piece.data[start : start + len(interval)]
+                return data
+        raise KeyError(f"{name}, elements {interval.start} to {interval.stop}, is not held here")

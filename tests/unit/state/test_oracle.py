@@ -1,0 +1,128 @@
+"""Which losses are survived: the layout's answer against what the survivors really hold."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reknit.layout import Sharding
+from reknit.state.intervals import even_intervals
+from reknit.state.oracle import (
+    survivable_nodes,
+    survivable_ranks,
+    survives,
+    unsurvivable_nodes,
+    unsurvivable_pairs,
+)
+from reknit.state.placement import wards
+from reknit.state.transfer import Holding, is_complete
+
+ZERO = (Sharding.ZERO1, Sharding.ZERO2, Sharding.ZERO3)
+TWO_BY_TWO = ["a", "a", "b", "b"]
+ONE_EACH = ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("sharding", "nodes", "copies", "lost", "survived"),
+    [
+        (Sharding.NONE, ONE_EACH, 0, {0, 1, 2}, True),
+        (Sharding.NONE, ONE_EACH, 2, {0, 1, 2, 3}, False),
+        (Sharding.NONE, ["a"], 1, {0}, False),
+        (Sharding.ZERO1, ONE_EACH, 0, set(), True),
+        (Sharding.ZERO1, ONE_EACH, 0, {2}, False),
+        (Sharding.ZERO2, ONE_EACH, 1, {2}, True),
+        (Sharding.ZERO2, ONE_EACH, 1, {1, 2}, False),
+        (Sharding.ZERO2, ONE_EACH, 1, {3, 0}, False),
+        (Sharding.ZERO3, ONE_EACH, 1, {0, 2}, True),
+        (Sharding.ZERO3, ONE_EACH, 2, {1, 2}, True),
+        (Sharding.ZERO3, ONE_EACH, 2, {1, 2, 3}, False),
+        (Sharding.ZERO3, TWO_BY_TWO, 1, {0, 1}, True),
+        (Sharding.ZERO3, TWO_BY_TWO, 1, {0, 2}, False),
+        (Sharding.ZERO3, TWO_BY_TWO, 2, {0, 2}, True),
+        (Sharding.ZERO3, TWO_BY_TWO, 2, {0, 1}, True),
+        (Sharding.ZERO3, TWO_BY_TWO, 2, {0, 2, 3}, False),
+    ],
+)
+def test_table(sharding, nodes, copies, lost, survived):
+    assert survives(sharding, nodes, copies, lost) is survived
+
+
+@pytest.mark.parametrize(
+    ("nodes", "copies", "pairs", "lost_nodes"),
+    [
+        (ONE_EACH, 1, {(0, 1), (1, 2), (2, 3), (0, 3)}, set()),
+        (ONE_EACH, 2, set(), set()),
+        (TWO_BY_TWO, 1, {(0, 2), (1, 3)}, set()),
+        (["a", "a", "a"], 1, {(0, 1), (1, 2), (0, 2)}, {"a"}),
+        (["a", "b"], 0, {(0, 1)}, {"a", "b"}),
+    ],
+)
+def test_what_is_not_survived_is_listed(nodes, copies, pairs, lost_nodes):
+    for sharding in ZERO:
+        assert unsurvivable_pairs(sharding, nodes, copies) == pairs
+        assert unsurvivable_nodes(sharding, nodes, copies) == lost_nodes
+
+
+def test_a_large_world_is_answered_at_once():
+    nodes = [f"n{rank // 8}" for rank in range(65536)]
+    assert survivable_ranks(Sharding.ZERO3, nodes, 2) == 2
+    assert survivable_nodes(Sharding.ZERO3, nodes, 2) == 2
+    assert len(unsurvivable_pairs(Sharding.ZERO3, nodes, 1)) == len(nodes)
+    assert unsurvivable_nodes(Sharding.ZERO3, nodes, 1) == frozenset()
+
+
+def holdings(sharding, nodes, copies, lost):
+    """What the survivors hold of two tensors."""
+    sizes = {"param/a": 53, "optimizer/exp_avg/a": 53}
+    world = range(len(nodes))
+    parts = {name: list(even_intervals(size, len(nodes))) for name, size in sizes.items()}
+    found = []
+    for rank in set(world) - lost:
+        kept = world if sharding is Sharding.NONE else [rank, *wards(rank, nodes, copies)]
+        for shard in kept:
+            share = {name: [cuts[shard]] for name, cuts in parts.items()}
+            found.append(Holding(rank, f"of {shard}", share))
+    return sizes, found
+
+
+WORLDS = st.tuples(
+    st.sampled_from(Sharding),
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=8),
+    st.integers(0, 2),
+)
+
+
+@given(WORLDS, st.data())
+def test_the_oracle_says_what_the_survivors_hold(world, data):
+    sharding, nodes, copies = world
+    lost = data.draw(st.sets(st.sampled_from(range(len(nodes)))))
+    sizes, held = holdings(sharding, nodes, copies, lost)
+    assert survives(sharding, nodes, copies, lost) is is_complete(sizes, held)
+
+
+@given(WORLDS)
+def test_summaries_agree_with_trying_all_losses(world):
+    sharding, nodes, copies = world
+    ranks = range(len(nodes))
+
+    def safe(groups, size):
+        return all(
+            survives(sharding, nodes, copies, {rank for group in chosen for rank in group})
+            for chosen in combinations(groups, size)
+        )
+
+    by_node = {node: [rank for rank in ranks if nodes[rank] == node] for node in set(nodes)}
+    for found, groups in (
+        (survivable_ranks(sharding, nodes, copies), [[rank] for rank in ranks]),
+        (survivable_nodes(sharding, nodes, copies), list(by_node.values())),
+    ):
+        assert found < len(groups)
+        assert all(safe(groups, size) for size in range(found + 1))
+        assert not safe(groups, found + 1)
+    assert unsurvivable_pairs(sharding, nodes, copies) == {
+        pair for pair in combinations(ranks, 2) if not survives(sharding, nodes, copies, pair)
+    }
+    assert unsurvivable_nodes(sharding, nodes, copies) == {
+        node for node, lost in by_node.items() if not survives(sharding, nodes, copies, lost)
+    }
