@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,9 @@ def start():
             stdout=subprocess.PIPE,
         )
         started.append(process)
+        # The kernel lets the parent go on shortly before the new program's environment can be read.
+        while session.encode() not in Path(f"/proc/{process.pid}/environ").read_bytes():
+            assert process.poll() is None
         return process
 
     yield run
