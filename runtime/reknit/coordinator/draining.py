@@ -92,15 +92,7 @@ def hurry(state: Membership, now: float) -> Outcome:
     if not late:
         return state, ()
     reason = f"{', '.join(late)} cannot wait for the end of the step"
-    state, actions = ending.end(state, running, reason, now, keep=True)
-    note = write(
-        now,
-        "GenerationEnded",
-        f"{reason[0].upper()}{reason[1:]}.",
-        generation=running.id,
-        step=state.steps.committed,
-    )
-    return state, (note, *actions)
+    return _end(state, running, reason, state.steps.committed, now)
 
 
 def settle(state: Membership, now: float) -> Outcome:
@@ -114,14 +106,14 @@ def settle(state: Membership, now: float) -> Outcome:
     step = max(state.steps.committed, *(member.step for member in running.members))
     why = running.draining or "they were told to"
     reason = f"the ranks have left at step {step} with their state: {why}"
+    return _end(state, running, reason, step, now)
+
+
+def _end(state: Membership, running: Running, reason: str, step: int, now: float) -> Outcome:
+    """Ends a generation whose processes live on."""
     state, actions = ending.end(state, running, reason, now, keep=True)
-    note = write(
-        now,
-        "GenerationEnded",
-        f"{reason[0].upper()}{reason[1:]}.",
-        generation=running.id,
-        step=step,
-    )
+    text = f"{reason[0].upper()}{reason[1:]}."
+    note = write(now, "GenerationEnded", text, generation=running.id, step=step)
     return state, (note, *actions)
 
 

@@ -25,7 +25,11 @@ class Ledger:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def record(self, version: int, sample_ids: Sequence[int]) -> None:
-        """Notes that `version` was committed, and this rank's samples in its global batch."""
+        """Notes this rank's samples in the global batch that leads to `version`.
+
+        To be told before the step's gate: once that is passed, the step counts even if this rank
+        dies. A step that is taken anew in a later generation supersedes this one.
+        """
         line = json.dumps({"version": version, "samples": list(sample_ids)}) + "\n"
         os.write(self._descriptor, line.encode())
 

@@ -147,10 +147,6 @@ class Stepper:
         self._schedule.move_to(strategy.optimizer)
         strategy.updated = self._gather
 
-    def recall(self, result: StepResult) -> None:
-        """Remembers how the step to the present version came out, which others have taken."""
-        self.results[self.version] = result
-
     def _gather(self) -> None:
         self._moments.enter(Moment.GATHER, self.version)
 
