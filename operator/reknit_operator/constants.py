@@ -46,6 +46,10 @@ INCIDENT: Final = timedelta(seconds=5)
 """Pods lost within this time of a counted failure are one incident, such as a lost rack."""
 REPLACE_PERIOD: Final = timedelta(seconds=1)
 """Least time between two creations in one place, whatever the reason of the replacement."""
+SPARE_PATIENCE: Final = timedelta(seconds=10)
+"""How long the place of a lost worker is left to a spare that stands by before a pod is created."""
+SPARE_PERIOD: Final = timedelta(seconds=30)
+"""Least time between two creations in the place of a spare, whose failures have no budget."""
 BACK_OFF_WINDOW: Final = timedelta(minutes=10)
 BACK_OFF_MAX: Final = timedelta(seconds=60)
 STATUS_PERIOD: Final = timedelta(seconds=30)
@@ -68,6 +72,7 @@ class Role(StrEnum):
     """What a pod is for."""
 
     WORKER = "worker"
+    SPARE = "spare"
     COORDINATOR = "coordinator"
 
 
@@ -91,6 +96,7 @@ class Reason(StrEnum):
     RESTARTED = "Restarted"
     POD_REPLACED = "PodReplaced"
     POD_PREEMPTED = "PodPreempted"
+    SPARE_PROMOTED = "SparePromoted"
     COORDINATOR_REPLACED = "CoordinatorReplaced"
     NAME_TAKEN = "NameTaken"
     PODS_MISSING = "PodsMissing"
@@ -118,14 +124,16 @@ def coordinator_name(job: str, incarnation: int) -> str:
     return f"{job}-coordinator-{incarnation}"
 
 
-def worker_name(job: str, replica: int, *, attempt: int, replacements: int) -> str:
-    """The pod of one worker.
+def training_pod_name(
+    job: str, role: Role, replica: int, *, attempt: int, replacements: int
+) -> str:
+    """The pod of one worker or spare.
 
     Attempts and replacements only ever grow, and each new pod of a replica raises at least one of
     them, so their sum numbers the pods of a replica without repetition.
     """
     number = attempt - 1 + replacements
-    return f"{job}-worker-{replica}" + (f"-{number}" if number else "")
+    return f"{job}-{role}-{replica}" + (f"-{number}" if number else "")
 
 
 def replica_key(role: str, replica: int) -> str:

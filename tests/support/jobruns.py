@@ -97,6 +97,11 @@ class Run:
         """Waits until the history holds so many events of one kind."""
         self._wait(lambda: len(self.events(reason)) >= number)
 
+    def wait_for_log(self, file: str, words: str) -> None:
+        """Waits until the log of a pod has these words."""
+        logs = self.run_dir / "logs"
+        self._wait(lambda: any(words in found.read_text() for found in logs.glob(file)))
+
     def wait_for_process(self, command: str) -> list["Process"]:
         """Waits until a process of the run has `command` in its command line; all of the run's."""
 
@@ -163,10 +168,11 @@ class Cli:
     ) -> Run:
         """Starts `reknit run`."""
         run_dir = run_dir or self.folder / f"run-{len(self.runs)}"
+        path = os.pathsep.join(filter(None, (str(TASKS), os.environ.get("PYTHONPATH"))))
         command = [str(REKNIT), "run", str(manifest), "--run-dir", str(run_dir), *arguments]
         process = subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": str(TASKS), "OMP_NUM_THREADS": "1", **env},
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -280,13 +280,6 @@ POD_RULES: Final = (
         + f") && !(self.name in {list(NAMES)})",
         values={"name": (lambda variable: variable.name, "self.name")},
     ),
-    Rule(
-        scope="spec.spares",
-        field="replicas",
-        sentence="this version keeps no spare pods, set replicas to 0",
-        holds=lambda spares: spares.replicas == 0,
-        cel="self.replicas == 0",
-    ),
 )
 
 FAULT_RULES: Final = (

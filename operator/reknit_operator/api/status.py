@@ -140,6 +140,8 @@ class JobStatus(Observed):
     """Recent failures that count towards the budget."""
     replacements: Annotated[dict[Name, Count], Field(max_length=4096)] = Field(default_factory=dict)
     """Replacements of a pod by role and index, like worker-0; never reset."""
+    promotions: Annotated[dict[Name, Name], Field(max_length=1024)] = Field(default_factory=dict)
+    """Spare pods that fill the place of a worker, by that place, like worker-0."""
     replica_statuses: Annotated[
         tuple[ReplicaStatus, ...], Field(max_length=8, json_schema_extra=keyed_by("role"))
     ] = ()

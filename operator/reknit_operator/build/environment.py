@@ -34,12 +34,12 @@ def coordinator_address(job: DistributedTrainingJob) -> str:
     return f"{COORDINATOR_HOSTNAME}.{service}.{job.metadata.namespace}.svc:{COORDINATOR_PORT}"
 
 
-def worker_environment(
-    job: DistributedTrainingJob, options: BuildOptions, replica: int
+def training_environment(
+    job: DistributedTrainingJob, options: BuildOptions, role: Role, replica: int
 ) -> list[Variable]:
-    """Variables of the training container of one worker."""
+    """Variables of the training container of one worker or spare."""
     return [
-        *_common(job, options, Role.WORKER, replica),
+        *_common(job, options, role, replica),
         _value(ENV_COORDINATOR, coordinator_address(job)),
     ]
 

@@ -1,9 +1,9 @@
-"""The pod of one worker: an agent that runs ranks."""
+"""The pod of one worker or spare: an agent that runs ranks, or may have to."""
 
 from typing import Any
 
 from reknit_operator.api.types import DistributedTrainingJob
-from reknit_operator.build.environment import worker_environment
+from reknit_operator.build.environment import training_environment
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.build.overlay import apply_template
 from reknit_operator.build.pod import Place, build_pod
@@ -12,7 +12,7 @@ from reknit_operator.constants import (
     CHECKPOINT_MOUNT,
     TRAINING_CONTAINER,
     Role,
-    worker_name,
+    training_pod_name,
 )
 
 
@@ -23,8 +23,12 @@ def build_worker(
     *,
     attempt: int,
     replacements: int,
+    role: Role = Role.WORKER,
 ) -> dict[str, Any]:
-    """The pod of worker `replica` after so many attempts of the job and replacements of it."""
+    """The pod of worker `replica` after so many attempts of the job and replacements of it.
+
+    That of a spare differs by its name and its role alone, for it may become a worker.
+    """
     spec = job.spec
     # Data loaders and NCCL share memory between processes; the default of 64 MiB is too small.
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
@@ -32,20 +36,22 @@ def build_worker(
     if spec.checkpoint.volume is not None and options.checkpoint_root is None:
         volumes.append({"name": "checkpoints", **spec.checkpoint.volume.source()})
         mounts.append({"name": "checkpoints", "mountPath": CHECKPOINT_MOUNT})
-    name = worker_name(job.metadata.name, replica, attempt=attempt, replacements=replacements)
+    name = training_pod_name(
+        job.metadata.name, role, replica, attempt=attempt, replacements=replacements
+    )
     container: dict[str, Any] = {
         "name": TRAINING_CONTAINER,
         "image": spec.image or options.image,
         "command": [*options.python, "-m", "reknit.agent"],
-        "env": worker_environment(job, options, replica),
+        "env": training_environment(job, options, role, replica),
         "resources": spec.workers.resources.to_object(),
         "volumeMounts": mounts,
     }
     pod = build_pod(
         job,
-        Place(Role.WORKER, replica, attempt, replacements),
+        Place(role, replica, attempt, replacements),
         name=name,
-        hostname=f"worker-{replica}",
+        hostname=f"{role}-{replica}",
         container=container,
         volumes=volumes,
         grace=grace_period(spec),

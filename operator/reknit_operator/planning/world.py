@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reknit.layout import Degrees
-from reknit_operator.constants import worker_name
+from reknit_operator.constants import Role, training_pod_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def seats(job: str, processes_per_pod: int, degrees: Degrees) -> Iterator[Seat]:
         pipeline, data = divmod(rest, degrees.data)
         yield Seat(
             rank=rank,
-            pod=worker_name(job, replica, attempt=1, replacements=0),
+            pod=training_pod_name(job, Role.WORKER, replica, attempt=1, replacements=0),
             slot=slot,
             data=data,
             pipeline=pipeline,

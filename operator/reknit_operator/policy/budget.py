@@ -9,6 +9,8 @@ from reknit_operator.constants import (
     BACK_OFF_WINDOW,
     INCIDENT,
     REPLACE_PERIOD,
+    SPARE_PATIENCE,
+    SPARE_PERIOD,
 )
 from reknit_operator.reconcile.observed import Pod
 
@@ -50,4 +52,20 @@ def replace_at(
     if recent:
         moments.append(recent[-1] + back_off(len(recent)))
     latest = max(moments, default=now)
+    return latest if latest > now else None
+
+
+def respare_at(predecessors: Sequence[Pod], now: datetime) -> datetime | None:
+    """When the next pod of a spare's place may be created; None stands for at once."""
+    latest = max((pod.created + SPARE_PERIOD for pod in predecessors), default=now)
+    return latest if latest > now else None
+
+
+def left_to_spare(predecessors: Sequence[Pod], now: datetime) -> datetime | None:
+    """Until when a spare that stands by may take a place before a pod is created for it.
+
+    The coordinator knows of the loss as soon as the operator does, and says whom it has promoted.
+    """
+    ends = [pod.finished or pod.deleted for pod in predecessors]
+    latest = max((end + SPARE_PATIENCE for end in ends if end is not None), default=now)
     return latest if latest > now else None

@@ -12,6 +12,11 @@ def wanted_replicas(job: DistributedTrainingJob) -> range:
     return range(job.spec.workers.replicas)
 
 
+def wanted_spares(job: DistributedTrainingJob) -> range:
+    """Indices of the spares; those that have become workers are replaced."""
+    return range(job.spec.spares.replicas)
+
+
 def num_required(job: DistributedTrainingJob) -> int:
     """Workers without which training cannot go on."""
     if job.spec.recovery.on_loss is OnLoss.SHRINK:
@@ -20,13 +25,17 @@ def num_required(job: DistributedTrainingJob) -> int:
 
 
 def fills_place(pod: Pod, job: DistributedTrainingJob, status: JobStatus) -> bool:
-    """Whether `pod` is the one that its place is meant to have now, in whatever condition."""
+    """Whether `pod` is the one that its place is meant to have now, in whatever condition.
+
+    Spares that have become workers must be seen as such, see `promotion.as_recorded`.
+    """
     key = replica_key(pod.role, pod.replica)
     if (pod.attempt, pod.replacement) != (status.attempts, status.replacements.get(key, 0)):
         return False
     if pod.role == Role.COORDINATOR:
         return pod.incarnation == status.membership.incarnation
-    return pod.role == Role.WORKER and pod.replica in wanted_replicas(job)
+    wanted = wanted_spares(job) if pod.role == Role.SPARE else wanted_replicas(job)
+    return pod.role in (Role.WORKER, Role.SPARE) and pod.replica in wanted
 
 
 def current(pods: Iterable[Pod], job: DistributedTrainingJob, status: JobStatus) -> list[Pod]:

@@ -114,6 +114,9 @@ def remedy(failure: Failure, rules: Iterable[Rule]) -> Remedy:
             if rule.on_reason is not None and rule.on_reason is not failure.exit_class:
                 continue
             return Remedy(rule.action, rule.counts_towards, by_rule=True)
+    if failure.pod.role == Role.SPARE and not failure.job_wide:
+        # Nothing of the job depends on it.
+        return Remedy(RuleAction.REPLACE_POD, CountsTowards.PREEMPTIONS)
     if failure.job_wide or failure.exit_class in _ENDS_JOB:
         return Remedy(RuleAction.FAIL_JOB, CountsTowards.FAILURES)
     if failure.exit_class is ExitClass.PREEMPTED:

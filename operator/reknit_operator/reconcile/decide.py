@@ -32,7 +32,7 @@ def decide(observed: Observed, now: datetime) -> Plan:
         _retire(draft)
         return draft.plan()
     draft.update(observed_generation=job.metadata.generation)
-    success = succeeded(_workers(draft), now)
+    success = succeeded(_trainers(draft), now)
     if outcome := _recorded(draft) or _job_outcome(draft, success):
         _conclude(draft, outcome)
     elif isinstance(success, datetime):
@@ -46,11 +46,11 @@ def decide(observed: Observed, now: datetime) -> Plan:
     return draft.plan()
 
 
-def _workers(draft: Draft) -> list[Pod]:
-    """All workers of the present attempt, replaced ones too."""
+def _trainers(draft: Draft) -> list[Pod]:
+    """All workers and spares of the present attempt, replaced ones too."""
     attempt = draft.status.attempts
     pods = draft.observed.pods
-    return [pod for pod in pods if pod.role == Role.WORKER and pod.attempt == attempt]
+    return [pod for pod in pods if pod.role != Role.COORDINATOR and pod.attempt == attempt]
 
 
 def _recorded(draft: Draft) -> Outcome | None:
@@ -67,7 +67,7 @@ def _job_outcome(draft: Draft, success: Outcome | datetime | None) -> Outcome | 
         return success if isinstance(success, Outcome) else None
     if draft.status.attempts == 0:
         return _invalid(draft)
-    for pod in _workers(draft):
+    for pod in _trainers(draft):
         failure = classify(pod, draft.now)
         if failure is None or not failure.job_wide:
             continue
@@ -151,7 +151,7 @@ def _unsaved(draft: Draft) -> str:
 
     The pods that say so are about to disappear, so the condition keeps the sentence.
     """
-    said = [pod.conclusion.unsaved for pod in _workers(draft) if pod.conclusion is not None]
+    said = [pod.conclusion.unsaved for pod in _trainers(draft) if pod.conclusion is not None]
     report = known_coordinator(draft)
     said.append(report.checkpoint.unsaved if report is not None else None)
     before = draft.find_condition(ConditionType.SUSPENDED)

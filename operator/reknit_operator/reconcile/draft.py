@@ -1,6 +1,7 @@
 """Collects what one pass over a job decides."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -8,7 +9,8 @@ from reknit.protocol.outcome import ExitClass
 from reknit_operator.api.types import Condition, ConditionType, JobStatus
 from reknit_operator.constants import Kind, Reason
 from reknit_operator.policy.cleanup import Removal
-from reknit_operator.reconcile.observed import Observed, Ref
+from reknit_operator.policy.promotion import as_recorded, recorded
+from reknit_operator.reconcile.observed import Observed, Pod, Ref
 from reknit_operator.reconcile.plan import Delete, JobEvent, Plan
 
 
@@ -16,12 +18,13 @@ class Draft:
     """The plan in the making; lives for one call of `decide`."""
 
     def __init__(self, observed: Observed, now: datetime) -> None:
-        self.observed = observed
         self.job = observed.job
         self.now = now
         self.stamp = now.replace(microsecond=0)
         """`now` at the resolution of the API."""
         self.status: JobStatus = observed.job.status
+        self._created_as = observed.pods
+        self.observed = replace(observed, pods=as_recorded(observed.pods, self.status))
         self._creates: list[dict[str, Any]] = []
         self._deletes: list[Delete] = []
         self._events: list[JobEvent] = []
@@ -31,6 +34,11 @@ class Draft:
     def update(self, **changes: Any) -> None:
         """Sets fields of the status."""
         self.status = self.status.model_copy(update=changes)
+
+    def promote(self, pod: Pod, replica: int) -> None:
+        """Makes a spare the worker of a place."""
+        self.status = recorded(self.status, pod, replica)
+        self.observed = replace(self.observed, pods=as_recorded(self._created_as, self.status))
 
     def count(self, exit_class: ExitClass) -> None:
         """Adds one to the failures of a class."""

@@ -94,5 +94,6 @@ def _essence(report: CoordinatorStatus) -> tuple[object, ...]:
         report.phase,
         report.generation,
         report.missing,
+        report.promotions,
         report.conclusion,
     )

@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from reknit.protocol.outcome import ExitClass
+from reknit.protocol.status import MembershipPhase
 from reknit_operator.api.types import (
     ConditionType,
     CountsTowards,
@@ -12,11 +14,18 @@ from reknit_operator.build.secret import build_secret
 from reknit_operator.build.service import build_service
 from reknit_operator.build.worker import build_worker
 from reknit_operator.constants import Reason, Role, replica_key
-from reknit_operator.policy.budget import charge, exhausted, replace_at
+from reknit_operator.policy.budget import (
+    charge,
+    exhausted,
+    left_to_spare,
+    replace_at,
+    respare_at,
+)
 from reknit_operator.policy.cleanup import outdated, remove, stop
-from reknit_operator.policy.elasticity import current, wanted_replicas
+from reknit_operator.policy.elasticity import current, wanted_replicas, wanted_spares
 from reknit_operator.policy.failure import Failure, classify, job_failure, patience_ends, remedy
 from reknit_operator.policy.outcome import Outcome
+from reknit_operator.policy.promotion import unrecorded
 from reknit_operator.policy.suspension import Suspension, suspension
 from reknit_operator.reconcile.draft import Draft
 from reknit_operator.reconcile.observed import Pod
@@ -31,7 +40,7 @@ from reknit_operator.reconcile.status import (
 def run(draft: Draft) -> Outcome | None:
     """Brings the job's objects to what they should be; returns an outcome if it must end."""
     _begin(draft)
-    outcome = _settle(draft)
+    outcome = _settle(draft) or _promote(draft)
     if outcome is not None:
         return outcome
     if _make_room(draft):
@@ -48,7 +57,7 @@ def _begin(draft: Draft) -> None:
     resumed = suspension(draft.job) is Suspension.RESUME
     if draft.status.attempts and not resumed:
         return
-    draft.update(attempts=draft.status.attempts + 1, start_time=draft.stamp)
+    draft.update(attempts=draft.status.attempts + 1, promotions={}, start_time=draft.stamp)
     reason = Reason.RESUMED if resumed else Reason.NOT_SUSPENDED
     draft.condition(ConditionType.SUSPENDED, False, reason)
     draft.condition(ConditionType.SUCCEEDED, None, Reason.STARTED)
@@ -67,17 +76,9 @@ def _settle(draft: Draft) -> Outcome | None:
         failure = classify(pod, draft.now)
         if failure is None:
             continue
-        chosen = remedy(failure, draft.job.spec.recovery.rules)
-        draft.count(failure.exit_class)
-        if chosen.action is RuleAction.FAIL_JOB:
-            return job_failure(failure, chosen.by_rule)
-        budget = draft.job.spec.recovery.budget
-        if chosen.counts_towards is CountsTowards.FAILURES:
-            times = charge(draft.status.failure_times, budget, draft.stamp)
-            draft.update(failure_times=times)
-            if exhausted(times, budget, draft.stamp):
-                sentence = f"more than {budget.failures} failures within {budget.per}, the last: "
-                return Outcome(Reason.BUDGET_EXHAUSTED, sentence + str(failure))
+        outcome = _charge(draft, failure)
+        if outcome is not None:
+            return outcome
         if failure.job_wide:
             _restart(draft, failure)
             return None
@@ -85,9 +86,44 @@ def _settle(draft: Draft) -> Outcome | None:
     return None
 
 
+def _charge(draft: Draft, failure: Failure) -> Outcome | None:
+    """Counts a failure; returns an outcome if the job must end because of it."""
+    chosen = remedy(failure, draft.job.spec.recovery.rules)
+    draft.count(failure.exit_class)
+    if chosen.action is RuleAction.FAIL_JOB:
+        return job_failure(failure, chosen.by_rule)
+    budget = draft.job.spec.recovery.budget
+    if chosen.counts_towards is CountsTowards.FAILURES:
+        times = charge(draft.status.failure_times, budget, draft.stamp)
+        draft.update(failure_times=times)
+        if exhausted(times, budget, draft.stamp):
+            sentence = f"more than {budget.failures} failures within {budget.per}, the last: "
+            return Outcome(Reason.BUDGET_EXHAUSTED, sentence + str(failure))
+    return None
+
+
+def _promote(draft: Draft) -> Outcome | None:
+    """Writes down which spares the coordinator has made workers; returns what follows from it.
+
+    The pod that had the place goes. If it is the one that the coordinator has lost, and nobody saw
+    it fail, that is its failure; else it was created in vain.
+    """
+    report = known_coordinator(draft)
+    for promotion, pod in unrecorded(report, draft.observed.pods, draft.status):
+        for lost in current(draft.observed.pods, draft.job, draft.status):
+            if (lost.role, lost.ref.name) == (Role.WORKER, promotion.instead_of):
+                outcome = _charge(draft, Failure(lost, ExitClass.INFRASTRUCTURE))
+                if outcome is not None:
+                    return outcome
+        draft.promote(pod, promotion.replica)
+        sentence = f"the spare {promotion.agent} takes the place of worker {promotion.replica}"
+        draft.event("Normal", Reason.SPARE_PROMOTED, sentence)
+    return None
+
+
 def _restart(draft: Draft, failure: Failure) -> None:
     """Starts all pods anew: the membership has given up, and a rule says to go on."""
-    draft.update(attempts=draft.status.attempts + 1)
+    draft.update(attempts=draft.status.attempts + 1, promotions={})
     sentence = f"attempt {draft.status.attempts} began after: {failure}"
     draft.event("Warning", Reason.RESTARTED, sentence)
 
@@ -98,7 +134,8 @@ def _move_on(draft: Draft, failure: Failure) -> None:
     key = replica_key(pod.role, pod.replica)
     replacements = dict(draft.status.replacements)
     replacements[key] = replacements.get(key, 0) + 1
-    draft.update(replacements=replacements)
+    promotions = {place: name for place, name in draft.status.promotions.items() if place != key}
+    draft.update(replacements=replacements, promotions=promotions)
     if pod.role == Role.COORDINATOR:
         draft.event("Warning", Reason.COORDINATOR_REPLACED, str(failure))
     elif pod.deleted is not None:
@@ -134,33 +171,59 @@ def _fill(draft: Draft) -> None:
         coordinators = [pod for pod in observed.pods if pod.role == Role.COORDINATOR]
         if _may_create(draft, coordinators):
             _create_coordinator(draft)
-    filled = {pod.replica for pod in present if pod.role == Role.WORKER}
+    filled = {(pod.role, pod.replica) for pod in present}
+    num_ready = sum(pod.role == Role.SPARE and pod.ready and not pod.leaving for pod in present)
     for replica in wanted_replicas(job):
-        if replica in filled:
-            continue
-        before = [pod for pod in observed.pods if (pod.role, pod.replica) == (Role.WORKER, replica)]
-        if _may_create(draft, before):
-            draft.create(
-                build_worker(
-                    job,
-                    observed.options,
-                    replica,
-                    attempt=draft.status.attempts,
-                    replacements=draft.status.replacements.get(replica_key("worker", replica), 0),
-                )
-            )
+        if (Role.WORKER, replica) not in filled:
+            _fill_worker(draft, replica, left=num_ready > 0)
+            num_ready -= 1
+    for index in wanted_spares(job):
+        if (Role.SPARE, index) not in filled:
+            moment = respare_at(_in_place(draft, Role.SPARE, index), draft.now)
+            draft.wake(moment)
+            if moment is None:
+                _create(draft, Role.SPARE, index)
+
+
+def _fill_worker(draft: Draft, replica: int, *, left: bool) -> None:
+    """Creates a worker unless the place is `left` to a spare for the moment."""
+    before = _in_place(draft, Role.WORKER, replica)
+    moment = left_to_spare(before, draft.now) if left else None
+    draft.wake(moment)
+    if moment is None and _may_create(draft, before):
+        _create(draft, Role.WORKER, replica)
+
+
+def _in_place(draft: Draft, role: Role, replica: int) -> list[Pod]:
+    """All pods of a place that still exist."""
+    return [pod for pod in draft.observed.pods if (pod.role, pod.replica) == (role, replica)]
+
+
+def _create(draft: Draft, role: Role, replica: int) -> None:
+    draft.create(
+        build_worker(
+            draft.job,
+            draft.observed.options,
+            replica,
+            attempt=draft.status.attempts,
+            replacements=draft.status.replacements.get(replica_key(role, replica), 0),
+            role=role,
+        )
+    )
 
 
 def _confirm_gone(draft: Draft) -> None:
-    """Clears the way for a smaller world: pods that the coordinator misses and that are no more.
+    """Tells the coordinator of pods that are no more, and that it misses or still counts on.
 
-    The coordinator does not name them again once it knows.
+    So it need not wait for their silence, and knows that nothing of them goes on. It does not name
+    them again once it knows.
     """
     report = known_coordinator(draft)
+    if report is None or report.phase is MembershipPhase.CONCLUDED:
+        return
     existing = {pod.ref.name for pod in draft.observed.pods if not pod.stopped}
-    for name in () if report is None else report.missing:
-        if name not in existing:
-            draft.confirm_gone(name)
+    for name in sorted({*report.missing, *(rank.agent for rank in report.ranks)} - existing):
+        draft.confirm_gone(name)
 
 
 def _create_coordinator(draft: Draft) -> None:

@@ -12,7 +12,12 @@ from reknit_operator.api.types import (
     ReplicaStatus,
 )
 from reknit_operator.constants import STATUS_PERIOD, Reason, Role
-from reknit_operator.policy.elasticity import current, num_required, wanted_replicas
+from reknit_operator.policy.elasticity import (
+    current,
+    num_required,
+    wanted_replicas,
+    wanted_spares,
+)
 from reknit_operator.reconcile.draft import Draft
 from reknit_operator.reconcile.observed import PodPhase
 
@@ -21,8 +26,11 @@ def report_pods(draft: Draft) -> None:
     """Counts pods by role into the status, and says whether all are ready."""
     pods = [pod for pod in draft.observed.pods if pod.attempt == draft.status.attempts]
     filling = current(pods, draft.job, draft.status)
+    wanted = {Role.COORDINATOR: 1, Role.WORKER: len(wanted_replicas(draft.job))}
+    if wanted_spares(draft.job):
+        wanted[Role.SPARE] = len(wanted_spares(draft.job))
     roles = []
-    for role, desired in ((Role.COORDINATOR, 1), (Role.WORKER, len(wanted_replicas(draft.job)))):
+    for role, desired in wanted.items():
         active = [pod for pod in filling if pod.role == role and not pod.ended]
         ended = [pod for pod in pods if pod.role == role and pod.ended]
         roles.append(
@@ -117,6 +125,7 @@ def _copy(draft: Draft, report: CoordinatorStatus) -> None:
             incarnation=status.membership.incarnation,
             generation=counter,
             ranks=len(report.ranks),
+            spares=report.num_spares,
         ),
         progress=ProgressStatus(
             step=max(progress.step, 0),

@@ -29,8 +29,9 @@ def ended(state: AgentState, event: Ended) -> tuple[AgentState, list[Action]]:
 
     One that had left its generation and waited had no place that could miss it.
     """
-    if state.parked is not None and state.parked.launch == event.launch:
-        return parking.ended(state, state.parked, event)
+    parked = state.parked_of(event.launch)
+    if parked is not None:
+        return parking.ended(state, parked, event)
     slot = state.slot_of(event.launch)
     if slot is None:
         return state, []
@@ -220,7 +221,7 @@ def settle(state: AgentState, now: float) -> tuple[AgentState, list[Action]]:
         if state.begin is None:
             state = replace(state, slots=tuple(slot.without_place() for slot in state.slots))
         actions.append(Send(stopped(state, over)))
-    if state.live or state.parked is not None:
+    if state.live or state.parked:
         if state.live and _has_left(state):
             state, killed = kill(state, state.live)
             actions += killed
@@ -271,8 +272,7 @@ def _has_left(state: AgentState) -> bool:
 def _give_up(state: AgentState, actions: list[Action]) -> tuple[AgentState, list[Action]]:
     """The pod's time is up: processes that still live are killed by this agent's own exit, too."""
     kills = [Kill(slot.launch) for slot in state.live if slot.launch is not None]
-    if state.parked is not None:
-        kills.append(Kill(state.parked.launch))
+    kills += [Kill(parked.launch) for parked in state.parked]
     return _exit(state, state.conclusion or _preempted(state), [*actions, *kills])
 
 

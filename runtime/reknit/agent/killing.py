@@ -38,8 +38,8 @@ def kill_overdue(state: AgentState, now: float) -> tuple[AgentState, list[Action
             why = "has not ended in time" if overdue else "is silent"
             actions += [Log(f"the process in slot {slot.index} {why}"), Kill(slot.launch)]
             state = state.with_slot(replace(slot, is_killed=True, deadline=None))
-    parked = state.parked
-    if parked is not None and not parked.is_killed and now - parked.heard_at > limit:
-        actions += [Log("the parked process is silent"), Kill(parked.launch)]
-        state = replace(state, parked=replace(parked, is_killed=True))
+    for parked in state.parked:
+        if not parked.is_killed and now - parked.heard_at > limit:
+            actions += [Log("a parked process is silent"), Kill(parked.launch)]
+            state = state.with_parked(replace(parked, is_killed=True))
     return state, actions

@@ -21,10 +21,12 @@ def begin(state: AgentState, message: Begin, now: float) -> tuple[AgentState, li
         state, actions = kill(state, state.slots)
     else:
         state, actions = abort(state, f"generation {message.generation} begins", now)
+    own = [place.replica for place in message.places if place.agent == state.identity.name]
     state = replace(
         state,
         promised=message.generation.incarnation,
         begin=message,
+        place=own[0] if own and state.identity.role == "spare" else state.place,
         is_launched=False,
         leave_reason=state.leave_reason if state.is_leaving else None,
         is_staying=False,
@@ -69,7 +71,7 @@ def launch_when_possible(state: AgentState, now: float) -> tuple[AgentState, lis
 def _fill(
     state: AgentState, slot: Slot, assign: Assign, now: float
 ) -> tuple[AgentState, list[Action]]:
-    """Gives a place to the process that waits in its slot, to the parked one, or to a new one."""
+    """Gives a place to the process that waits in its slot, to a parked one, or to a new one."""
     hosts_store = assign.rank == 0
     if state.identity.is_command:
         launch = state.next_launch
@@ -78,13 +80,14 @@ def _fill(
         state = replace(state.with_slot(slot), next_launch=launch + 1)
         return state, [Execute(launch, assign, hosts_store)]
     actions: list[Action] = []
-    parked = state.parked
+    waiting = sorted(state.parked, key=lambda parked: not parked.is_warm)
+    parked = next((parked for parked in waiting if not parked.is_killed), None)
     if slot.launch is not None:
         launch = slot.launch
-    elif parked is not None and not parked.is_killed:
+    elif parked is not None:
         launch = parked.launch
         slot = replace(slot, launch=launch, pid=parked.pid, heard_at=parked.heard_at)
-        state = replace(state, parked=None)
+        state = state.without_parked(launch)
     else:
         launch = state.next_launch
         slot = replace(slot, launch=launch, heard_at=now + START_ALLOWANCE_SECONDS)

@@ -35,7 +35,7 @@ from reknit.agent.events import (
     Tick,
 )
 from reknit.agent.killing import kill, kill_overdue
-from reknit.agent.state import RECENT_STEPS, AgentState, Slot
+from reknit.agent.state import RECENT_STEPS, AgentState, ParkedProcess, Slot
 from reknit.protocol.agents import (
     Begin,
     Conclude,
@@ -112,8 +112,9 @@ def _react(state: AgentState, event: Event, now: float) -> Outcome:
 
 
 def _started(state: AgentState, launch: int, pid: int) -> AgentState:
-    if state.parked is not None and state.parked.launch == launch:
-        return replace(state, parked=replace(state.parked, pid=pid))
+    parked = state.parked_of(launch)
+    if parked is not None:
+        return state.with_parked(replace(parked, pid=pid))
     slot = state.slot_of(launch)
     return state.with_slot(replace(slot, pid=pid)) if slot else state
 
@@ -141,7 +142,9 @@ def _welcomed(state: AgentState, message: Welcome) -> Outcome:
 
 
 def _heartbeat(state: AgentState, now: float) -> Heartbeat:
-    return Heartbeat(slots=state.reports(now), store=state.store)
+    return Heartbeat(
+        slots=state.reports(now), store=state.store, num_warm=state.num_warm, place=state.place
+    )
 
 
 def _tick(state: AgentState, at_work: frozenset[int], now: float) -> Outcome:
@@ -158,14 +161,18 @@ def _tick(state: AgentState, at_work: frozenset[int], now: float) -> Outcome:
         replace(slot, heard_at=max(slot.heard_at, now)) if slot.launch in at_work else slot
         for slot in state.slots
     )
-    parked = state.parked
-    if parked is not None:
-        heard_at = now if parked.launch in at_work else min(now, parked.heard_at + max(0.0, lag))
-        parked = replace(parked, heard_at=max(parked.heard_at, heard_at))
+    parked = tuple(_heard(process, at_work, max(0.0, lag), now) for process in state.parked)
     state = replace(state, slots=slots, parked=parked, last_tick=now)
     state, told = ending.leave_alone(state, now)
     state, killed = kill_overdue(state, now)
     return state, [*([Send(_heartbeat(state, now))] if state.is_connected else []), *told, *killed]
+
+
+def _heard(
+    process: ParkedProcess, at_work: frozenset[int], lag: float, now: float
+) -> ParkedProcess:
+    heard_at = now if process.launch in at_work else min(now, process.heard_at + lag)
+    return replace(process, heard_at=max(process.heard_at, heard_at))
 
 
 def _shifted(slot: Slot, seconds: float, now: float) -> Slot:
@@ -179,8 +186,9 @@ def _shifted(slot: Slot, seconds: float, now: float) -> Slot:
 def _said(state: AgentState, event: Said, now: float) -> Outcome:
     """Keeps what a rank says of itself and passes it on; heartbeats go with the agent's own."""
     message = event.message
-    if state.parked is not None and state.parked.launch == event.launch:
-        return parking.said(state, state.parked, message, now)
+    parked = state.parked_of(event.launch)
+    if parked is not None:
+        return parking.said(state, parked, message, now)
     slot = state.slot_of(event.launch)
     if slot is not None and slot.is_waiting:
         return _said_while_waiting(state, slot, event, now)

@@ -1,4 +1,4 @@
-"""The parked process: warm, without a place, and ready for the next one that falls empty."""
+"""Parked processes: warm, without a place, and ready for the next one that falls empty."""
 
 from dataclasses import replace
 from typing import Final
@@ -12,20 +12,32 @@ MAX_FAILURES: Final = 3
 
 
 def park_when_possible(state: AgentState, now: float) -> tuple[AgentState, list[Action]]:
-    """Starts a parked process once the ranks here have made a step in their generation.
+    """Starts the parked processes that are wanted and not there."""
+    if state.parking_failures >= MAX_FAILURES or not state.is_ready:
+        return state, []
+    if state.identity.is_command or state.conclusion is not None:
+        return state, []
+    if state.is_leaving or state.is_draining:
+        return state, []
+    launches = range(state.next_launch, state.next_launch + _num_wanted(state) - len(state.parked))
+    heard_at = now + START_ALLOWANCE_SECONDS
+    new = tuple(ParkedProcess(launch=launch, heard_at=heard_at) for launch in launches)
+    state = replace(
+        state, parked=(*state.parked, *new), next_launch=state.next_launch + len(launches)
+    )
+    return state, [Launch(launch) for launch in launches]
+
+
+def _num_wanted(state: AgentState) -> int:
+    """One for each slot of a spare that waits; one once the ranks here have made a step.
 
     Not before: while processes start and a step is redone, the import and the model of one more
     would take memory bandwidth and cores from them, and so prolong the recovery.
     """
-    if state.parked is not None or state.parking_failures >= MAX_FAILURES or not state.is_ready:
-        return state, []
-    if state.identity.is_command or not state.is_launched or state.conclusion is not None:
-        return state, []
-    if state.is_leaving or state.is_draining or not _has_stepped(state):
-        return state, []
-    launch = state.next_launch
-    parked = ParkedProcess(launch=launch, heard_at=now + START_ALLOWANCE_SECONDS)
-    return replace(state, parked=parked, next_launch=launch + 1), [Launch(launch)]
+    if state.begin is None:
+        waits = state.identity.role == "spare" and not state.live
+        return state.identity.num_slots if waits else 0
+    return 1 if state.is_launched and _has_stepped(state) else 0
 
 
 def _has_stepped(state: AgentState) -> bool:
@@ -37,30 +49,30 @@ def _has_stepped(state: AgentState) -> bool:
 def said(
     state: AgentState, parked: ParkedProcess, message: FromRank, now: float
 ) -> tuple[AgentState, list[Action]]:
-    """The parked process gives a sign of life, or is warm now."""
+    """A parked process gives a sign of life, or is warm now."""
     if parked.is_warm or not isinstance(message, Parked):
         # Before it is warm its beats do not shorten the time that it has for its imports.
-        return replace(state, parked=replace(parked, heard_at=max(parked.heard_at, now))), []
+        return state.with_parked(replace(parked, heard_at=max(parked.heard_at, now))), []
     parked = replace(parked, heard_at=now, is_warm=True)
-    return replace(state, parked=parked, parking_failures=0), [Log("a parked process is warm")]
+    state = replace(state.with_parked(parked), parking_failures=0)
+    return state, [Log("a parked process is warm")]
 
 
 def ended(
     state: AgentState, parked: ParkedProcess, event: Ended
 ) -> tuple[AgentState, list[Action]]:
-    """The parked process is gone: that is no fault of the job."""
-    state = replace(state, parked=None)
+    """A parked process is gone: that is no fault of the job."""
+    state = state.without_parked(parked.launch)
     if state.is_leaving or state.conclusion is not None:
         return state, []
     if not parked.is_warm:
         state = replace(state, parking_failures=state.parking_failures + 1)
     how = f"signal {event.signal}" if event.signal is not None else f"status {event.exit_code}"
-    return state, [Log(f"the parked process has ended: {how}")]
+    return state, [Log(f"a parked process has ended: {how}")]
 
 
 def kill_parked(state: AgentState) -> tuple[AgentState, list[Action]]:
-    """Ends the parked process: no place will fall empty here any more."""
-    parked = state.parked
-    if parked is None or parked.is_killed:
-        return state, []
-    return replace(state, parked=replace(parked, is_killed=True)), [Kill(parked.launch)]
+    """Ends the parked processes: no place will fall empty here any more."""
+    kills: list[Action] = [Kill(parked.launch) for parked in state.parked if not parked.is_killed]
+    parked = tuple(replace(parked, is_killed=True) for parked in state.parked)
+    return replace(state, parked=parked), kills

@@ -157,7 +157,10 @@ class AgentState:
     store: Endpoint
     """The listener on offer for a coming generation's store."""
     slots: tuple[Slot, ...]
-    parked: ParkedProcess | None = None
+    parked: tuple[ParkedProcess, ...] = ()
+    """One in the pod of a worker; in a spare's, one for each of its slots."""
+    place: int | None = None
+    """Replica of the worker whose place this spare was given last."""
     parking_failures: int = 0
     """Parked processes that have ended before they were warm, since the last one that was."""
     is_connected: bool = False
@@ -203,9 +206,7 @@ class AgentState:
     @property
     def pids(self) -> dict[int, int]:
         """Process id by launch of the processes that run."""
-        places: list[Slot | ParkedProcess] = [*self.slots]
-        if self.parked is not None:
-            places.append(self.parked)
+        places: list[Slot | ParkedProcess] = [*self.slots, *self.parked]
         return {
             place.launch: place.pid
             for place in places
@@ -247,6 +248,24 @@ class AgentState:
         """The place of a process; None when it has none, or is known to be gone."""
         return next((slot for slot in self.slots if slot.launch == launch), None)
 
+    def parked_of(self, launch: int) -> ParkedProcess | None:
+        """The parked process of a launch; None when that is no such process."""
+        return next((parked for parked in self.parked if parked.launch == launch), None)
+
+    def with_parked(self, changed: ParkedProcess) -> "AgentState":
+        """This state with one parked process changed."""
+        parked = tuple(changed if p.launch == changed.launch else p for p in self.parked)
+        return replace(self, parked=parked)
+
+    def without_parked(self, launch: int) -> "AgentState":
+        """This state with one parked process less."""
+        return replace(self, parked=tuple(p for p in self.parked if p.launch != launch))
+
+    @property
+    def num_warm(self) -> int:
+        """Parked processes that could take a place at once."""
+        return sum(parked.is_warm and not parked.is_killed for parked in self.parked)
+
     def with_slot(self, changed: Slot) -> "AgentState":
         """This state with one place changed."""
         slots = tuple(changed if slot.index == changed.index else slot for slot in self.slots)
@@ -263,6 +282,7 @@ class AgentState:
             agent=identity.name,
             role=identity.role,
             replica=identity.replica,
+            place=self.place,
             node=identity.node,
             host=identity.host,
             num_slots=identity.num_slots,
@@ -271,6 +291,7 @@ class AgentState:
             world_size=self.begin.world_size if self.begin else None,
             store=self.store,
             slots=self.reports(now),
+            num_warm=self.num_warm,
             recent=tuple(
                 FromSlot(rank=slot.rank, message=done)
                 for slot in self.slots

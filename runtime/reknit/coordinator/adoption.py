@@ -23,7 +23,7 @@ def settle(state: Membership, now: float) -> Outcome:
     """Takes the newest generation over, gives it up, or waits for more agents."""
     if state.gathering_until is None:
         return state, ()
-    everybody = len(state.agents) == state.policy.num_workers
+    everybody = len(state.workers) == state.policy.num_workers
     complete = everybody or now >= state.gathering_until
     generations = [a.running for a in state.agents.values() if a.running is not None]
     if not generations:

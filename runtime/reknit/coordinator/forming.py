@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-from reknit.coordinator import draining, ending, pace, progress, recovery
+from reknit.coordinator import draining, ending, pace, progress, recovery, spares
 from reknit.coordinator.events import Action, Outcome, Send
 from reknit.coordinator.policy import Policy
+from reknit.coordinator.quorum import others_cannot_go_on
 from reknit.coordinator.records import count, write
-from reknit.coordinator.state import Agent, Member, Membership, Previous, Running
+from reknit.coordinator.state import Agent, Member, Membership, Running
 from reknit.protocol.agents import Begin, Place
 from reknit.protocol.base import Generation
 
@@ -27,42 +28,23 @@ def form(state: Membership, now: float) -> Outcome:
 def choose(state: Membership, now: float) -> list[Agent]:
     """The agents of the next generation in the order of their ranks; none while it must wait.
 
-    A smaller world than the full one needs a majority of the previous generation's agents, or the
-    certainty that all of its others are gone: else the others might go on as well.
+    A smaller world than the full one needs the certainty that the others do not go on as well.
     """
     policy, previous = state.policy, state.previous
-    candidates = sorted(
-        (a for a in state.agents.values() if a.connection is not None and not a.leaving),
-        key=lambda agent: agent.replica,
-    )
+    candidates = spares.candidates(state)
     if len(candidates) == policy.num_workers:
         return candidates
     if not policy.may_shrink or previous is None:
         return []
     if now < state.waiting_since + policy.replacement_wait.total_seconds():
         return []
-    if any(agent.connection is None and not agent.leaving for agent in state.agents.values()):
+    if any(agent.connection is None and not agent.leaving for agent in state.workers):
         return []
-    if not _others_cannot_go_on(state, previous):
+    if not others_cannot_go_on(state):
         return []
     size = _largest_world(policy, len(candidates))
     known_first = sorted(candidates, key=lambda agent: agent.name not in previous.agents)
-    return sorted(known_first[:size], key=lambda agent: agent.replica)
-
-
-def _others_cannot_go_on(state: Membership, previous: Previous) -> bool:
-    survivors = previous.agents & state.agents.keys()
-    if 2 * len(survivors) > previous.num_agents:
-        return True
-    all_known = len(previous.agents) == previous.num_agents
-    return all_known and previous.agents - survivors <= state.gone
-
-
-def missing(state: Membership) -> tuple[str, ...]:
-    """Agents of the previous generation that nobody hears, and that are not known to be gone."""
-    if state.current is not None or state.previous is None or not state.policy.may_shrink:
-        return ()
-    return tuple(sorted(state.previous.agents - state.agents.keys() - state.gone))
+    return sorted(known_first[:size], key=spares.place_of)
 
 
 def _largest_world(policy: Policy, num_workers: int) -> int:
@@ -90,6 +72,7 @@ def _begin(state: Membership, chosen: list[Agent], now: float) -> Outcome:
         for slot in range(num_slots)
     )
     running = Running(id=generation, members=members, store=chosen[0].store)
+    promoted = [agent for agent in chosen if state.agents[agent.name].replica is None]
     for agent in chosen:
         state = state.with_agent(replace(agent, running=generation, exits=(), told=()))
     host = state.agents[chosen[0].name]
@@ -115,7 +98,8 @@ def _begin(state: Membership, chosen: list[Agent], now: float) -> Outcome:
         generation=generation,
         figures={"ranks": len(members), "workers": len(chosen)},
     )
-    return state, (note, *sends)
+    promotions = [spares.promotion_note(agent, generation, now) for agent in promoted]
+    return state, (*promotions, note, *sends)
 
 
 def begin_message(state: Membership, running: Running) -> Begin:
@@ -135,6 +119,7 @@ def _place(member: Member, agent: Agent | None) -> Place:
         rank=member.rank,
         agent=member.agent,
         slot=member.slot,
+        replica=agent.replica or 0 if agent else 0,
         host=agent.host if agent else "",
         node=agent.node if agent else "",
     )
@@ -151,11 +136,8 @@ def grow(state: Membership, now: float) -> Outcome:
         return state, ()
     extra = [
         agent
-        for agent in state.agents.values()
-        if agent.name not in running.agents
-        and agent.connection is not None
-        and agent.running is None
-        and not agent.leaving
+        for agent in spares.candidates(state)
+        if agent.name not in running.agents and agent.running is None
     ]
     total = len(running.agents) + len(extra)
     if not extra or _largest_world(policy, total) <= len(running.agents):

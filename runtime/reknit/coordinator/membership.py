@@ -24,6 +24,7 @@ from reknit.coordinator import (
     faults,
     forming,
     hangs,
+    places,
     registration,
     reports,
 )
@@ -101,8 +102,9 @@ def _heard(state: Membership, event: Received, now: float) -> Outcome:
     if state.conclusion is not None:
         return state, ()
     match event.message:
-        case Heartbeat(slots=slots, store=store):
-            agent = replace(agent, slots=slots, store=store)
+        case Heartbeat(slots=slots, store=store, num_warm=num_warm, place=place):
+            is_warm = places.is_warm(state.policy, num_warm)
+            agent = replace(agent, slots=slots, store=store, is_warm=is_warm, claim=place)
             return reports.slots(state.with_agent(agent), agent, slots, now)
         case Exited() as message:
             return reports.exited(state, agent, message, now)

@@ -25,6 +25,7 @@ class Policy:
     num_workers: int
     min_workers: int
     processes_per_worker: int
+    num_spares: int = 0
     degrees: Degrees = field(default_factory=Degrees)
     may_shrink: bool = False
     is_replicated: bool = False
@@ -52,6 +53,7 @@ class Policy:
             num_workers=settings.num_workers,
             min_workers=settings.min_workers,
             processes_per_worker=settings.processes_per_worker,
+            num_spares=settings.num_spares,
             degrees=settings.degrees,
             may_shrink=settings.recovery.on_loss is OnLoss.SHRINK,
             is_replicated=settings.sharding is Sharding.NONE,

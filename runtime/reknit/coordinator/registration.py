@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reknit.coordinator import draining, ending, forming, pace, reports
+from reknit.coordinator import draining, ending, forming, pace, places, reports
 from reknit.coordinator.events import Action, HangUp, Outcome, Send, StepDown
 from reknit.coordinator.records import write
 from reknit.coordinator.state import Agent, Fault, Membership, Running
@@ -18,19 +18,19 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         refusal = Send(connection, Refuse(reason=reason, final=False))
         state = replace(state, superseded_by=message.promised)
         return state, (refusal, HangUp(connection), StepDown(message.promised))
+    known = state.agents.get(message.agent)
+    state, actions = places.displace(state, message, now)
     refused = _refusal(state, message)
     if refused is not None:
-        return state, (Send(connection, refused), HangUp(connection))
-    known = state.agents.get(message.agent)
-    actions: tuple[Action, ...] = ()
+        return state, (*actions, Send(connection, refused), HangUp(connection))
     if known is None:
         text = f"{message.agent} has joined from {message.node or message.host}."
-        actions = (write(now, "AgentJoined", text),)
+        actions += (write(now, "AgentJoined", text),)
     elif known.connection is not None and known.connection != connection:
-        actions = (HangUp(known.connection),)
+        actions += (HangUp(known.connection),)
     agent = Agent(
         name=message.agent,
-        replica=message.replica,
+        replica=places.place_of(state, message),
         host=message.host,
         node=message.node,
         store=message.store,
@@ -45,6 +45,10 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         used_store=known.used_store if known else None,
         exits=known.exits if known else (),
         told=(*(known.told if known else ()), *message.recent),
+        is_spare=message.role == "spare",
+        claim=message.place,
+        is_warm=places.is_warm(state.policy, message.num_warm),
+        instead_of=known.instead_of if known else None,
     )
     state = replace(
         state.with_agent(agent),
@@ -61,24 +65,22 @@ def _refusal(state: Membership, message: Register) -> Refuse | None:
     if message.version not in (PROTOCOL_VERSION, PROTOCOL_VERSION - 1):
         text = f"protocol version {message.version} is not understood here"
         return Refuse(reason=text, final=True)
-    if message.role != "worker":
-        return Refuse(reason=f"there is no use for a {message.role} in this job", final=True)
-    if not 0 <= message.replica < policy.num_workers:
-        text = f"the job has no worker {message.replica}, only {policy.num_workers} of them"
+    number = policy.num_workers if message.role == "worker" else policy.num_spares
+    if not 0 <= message.replica < number:
+        text = f"the job has no {message.role} {message.replica}, only {number} of them"
         return Refuse(reason=text, final=True)
     if message.num_slots != policy.processes_per_worker:
-        text = f"a worker must have {policy.processes_per_worker} places, not {message.num_slots}"
+        expected = policy.processes_per_worker
+        text = f"a {message.role} must have {expected} places, not {message.num_slots}"
         return Refuse(reason=text, final=True)
-    holders = [
-        agent.name
-        for agent in state.agents.values()
-        if agent.replica == message.replica and agent.name != message.agent
-    ]
-    if holders and state.conclusion is None:
+    if message.role == "spare":
+        return None
+    holder = places.holder_of(state, message.replica, message.agent)
+    if holder is not None and state.conclusion is None:
         # After the end, whoever comes is told of it. Until then, one that was given up and comes
         # back finds its place taken, and a replacement that comes early waits until its
         # predecessor is given up.
-        text = f"worker {message.replica} is {holders[0]}"
+        text = f"worker {message.replica} is {holder.name}"
         return Refuse(reason=text, final=message.agent in state.departed)
     return None
 
@@ -157,15 +159,16 @@ def expire(state: Membership, now: float) -> Outcome:
             state = replace(state, gone=state.gone | {agent.name})
             actions += (write(now, "AgentLeft", f"{agent.name} has left."),)
         elif now - agent.heard > limit:
-            state, more = _lose(state, agent, now - agent.heard, now)
+            silence = f"has been silent for {now - agent.heard:.1f} s"
+            state, more = _lose(state, agent, silence, now)
             actions += more
     return state, actions
 
 
-def _lose(state: Membership, agent: Agent, silence: float, now: float) -> Outcome:
+def _lose(state: Membership, agent: Agent, why: str, now: float) -> Outcome:
     state = state.without_agent(agent.name)
     running = state.current
-    sentence = f"{agent.name} on {agent.node} has been silent for {silence:.1f} s"
+    sentence = f"{agent.name} on {agent.node} {why}"
     generation: Generation | None = running.id if running else None
     actions: tuple[Action, ...] = (write(now, "AgentLost", sentence + ".", generation=generation),)
     if agent.connection is not None:
@@ -178,7 +181,7 @@ def _lose(state: Membership, agent: Agent, silence: float, now: float) -> Outcom
             ExitClass.INFRASTRUCTURE,
             sentence,
             from_process=False,
-            silence=silence,
+            silence=now - agent.heard,
         )
         state = replace(state, current=running.with_fault(fault))
     return state, actions
@@ -187,13 +190,15 @@ def _lose(state: Membership, agent: Agent, silence: float, now: float) -> Outcom
 def confirmed_gone(state: Membership, name: str, now: float) -> Outcome:
     """The operator knows that the pod is gone: there is nothing to wait for."""
     agent = state.agents.get(name)
+    if state.conclusion is not None:
+        return state, ()
     if agent is not None and agent.connection is not None:
         # Another pod has taken the name meanwhile.
         return state, ()
     state = replace(state, gone=state.gone | {name})
     if agent is None:
         return state, ()
-    return _lose(state, agent, now - agent.heard, now)
+    return _lose(state, agent, "is gone", now)
 
 
 def excuse(state: Membership, seconds: float, now: float) -> Membership:

@@ -187,6 +187,9 @@ class Server:
         if not name:
             return web.Response(status=400, text="agent must name a pod.\n")
         self.handle(ConfirmedGone(name))
+        if name in self._state.agents:
+            # The end of its connection is still on the way.
+            return web.Response(status=409, text=f"{name} is connected.\n")
         return web.Response(status=204)
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:

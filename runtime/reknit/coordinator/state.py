@@ -20,7 +20,8 @@ class Agent:
     """A live agent: one whose heartbeats have not been missing for too long."""
 
     name: str
-    replica: int
+    replica: int | None
+    """The worker's place that it fills; None for a spare without one."""
     host: str
     node: str
     store: Endpoint
@@ -43,6 +44,19 @@ class Agent:
     """Ends of processes that were reported before this coordinator had a generation."""
     told: tuple[FromSlot, ...] = ()
     """What its ranks said before that."""
+    is_spare: bool = False
+    """It was made as a spare, whatever place it fills."""
+    is_warm: bool = False
+    """It has a warm process for each of its places."""
+    claim: int | None = None
+    """The worker's place that a spare itself says it was given."""
+    instead_of: str | None = None
+    """The agent whose place a spare was given, as far as known."""
+
+    @property
+    def is_present(self) -> bool:
+        """It can take part in a generation."""
+        return self.connection is not None and not self.leaving
 
     @property
     def leaving(self) -> bool:
@@ -172,6 +186,8 @@ class Membership:
     """Agents that were lost or left; one of them does not get its place back from another."""
     gone: frozenset[str] = frozenset()
     """Agents that certainly have no process left: they left, or the operator has said so."""
+    vacated: Mapping[int, str] = field(default_factory=dict)
+    """The latest agent that was lost from the place of a worker, or left it, by replica."""
     current: Running | None = None
     previous: Previous | None = None
     waiting_since: float = 0.0
@@ -195,6 +211,16 @@ class Membership:
         """Covers every generation this incarnation has formed and all of earlier ones."""
         return Generation(incarnation=self.incarnation, counter=self.counter)
 
+    @property
+    def workers(self) -> tuple[Agent, ...]:
+        """The agents in the places of workers."""
+        return tuple(agent for agent in self.agents.values() if agent.replica is not None)
+
+    @property
+    def spares(self) -> tuple[Agent, ...]:
+        """The spares without a place."""
+        return tuple(agent for agent in self.agents.values() if agent.replica is None)
+
     def agent_of(self, connection: int) -> Agent | None:
         """The agent that speaks through this connection."""
         return next((a for a in self.agents.values() if a.connection == connection), None)
@@ -206,7 +232,10 @@ class Membership:
     def without_agent(self, name: str) -> "Membership":
         """This membership with an agent gone."""
         agents = {key: agent for key, agent in self.agents.items() if key != name}
-        return replace(self, agents=agents, departed=self.departed | {name})
+        replica = self.agents[name].replica
+        vacated = self.vacated if replica is None else {**self.vacated, replica: name}
+        departed = self.departed | {name}
+        return replace(self, agents=agents, departed=departed, vacated=vacated)
 
 
 def new_membership(policy: Policy, incarnation: int, now: float) -> Membership:

@@ -1,10 +1,11 @@
 """What a membership looks like from outside: pure."""
 
-from reknit.coordinator import forming, progress
+from reknit.coordinator import progress, quorum, spares
 from reknit.coordinator.state import Membership
 from reknit.protocol.status import (
     CoordinatorStatus,
     MembershipPhase,
+    Promotion,
     RankStatus,
     RecoveryStatus,
 )
@@ -17,9 +18,8 @@ def phase_of(state: Membership) -> MembershipPhase:
     if state.current is not None:
         closing = any(m.finished and not m.left for m in state.current.members)
         return MembershipPhase.CLOSING if closing else MembershipPhase.RUNNING
-    present = sum(a.connection is not None and not a.leaving for a in state.agents.values())
-    ended = state.previous is not None
-    if ended and (present == state.policy.num_workers or _any_running(state)):
+    is_complete = len(spares.candidates(state)) == state.policy.num_workers
+    if state.previous is not None and (is_complete or _any_running(state)):
         return MembershipPhase.RECOVERING
     return MembershipPhase.WAITING
 
@@ -36,9 +36,15 @@ def status_of(state: Membership) -> CoordinatorStatus:
         incarnation=state.incarnation,
         phase=phase_of(state),
         generation=state.current.id if state.current else None,
-        num_agents=len(state.agents),
+        num_agents=len(state.workers),
         num_expected_agents=state.policy.num_workers,
-        missing=forming.missing(state),
+        num_spares=sum(agent.is_present and agent.is_warm for agent in state.spares),
+        promotions=tuple(
+            Promotion(agent=agent.name, replica=agent.replica, instead_of=agent.instead_of)
+            for agent in state.workers
+            if agent.is_spare and agent.replica is not None and agent.claim == agent.replica
+        ),
+        missing=quorum.missing(state),
         ranks=tuple(
             RankStatus(
                 rank=member.rank,

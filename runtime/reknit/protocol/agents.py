@@ -45,6 +45,9 @@ class Register(Message):
     """Pod name."""
     role: Literal["worker", "spare"] = "worker"
     replica: int
+    """Index within its role."""
+    place: int | None = None
+    """Replica of the worker whose place a spare was given last; None: it has had none."""
     node: str
     host: str
     num_slots: int
@@ -57,6 +60,8 @@ class Register(Message):
     store: Endpoint
     """A listener that the next generation's store may use when rank 0 lands here."""
     slots: tuple[SlotReport, ...]
+    num_warm: int = 0
+    """Parked processes that are warm."""
     recent: "tuple[FromSlot, ...]" = ()
     """The latest `StepDone` of each rank of `generation`: a coordinator may not have heard them."""
 
@@ -67,6 +72,10 @@ class Heartbeat(Message):
     kind: Literal["heartbeat"] = "heartbeat"
     slots: tuple[SlotReport, ...]
     store: Endpoint
+    num_warm: int = 0
+    """Parked processes that are warm."""
+    place: int | None = None
+    """As in `Register`."""
 
 
 class Exited(Message):
@@ -121,6 +130,8 @@ class Place(Message):
     agent: str
     slot: int
     """Local rank."""
+    replica: int = 0
+    """Of the worker whose place this is; a spare that is named takes it."""
     host: str = ""
     """Address of the agent's pod."""
     node: str = ""

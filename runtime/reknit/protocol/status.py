@@ -35,6 +35,16 @@ class RankStatus(Message):
     """Process id on its node."""
 
 
+class Promotion(Message):
+    """A spare that fills the place of a worker."""
+
+    agent: str
+    replica: int
+    """Of the worker."""
+    instead_of: str | None = None
+    """The agent that was lost, or had to leave, there; None where that is not known any more."""
+
+
 class Progress(Message):
     """How far training is."""
 
@@ -72,7 +82,15 @@ class CoordinatorStatus(Message):
     phase: MembershipPhase
     generation: Generation | None = None
     num_agents: int = 0
+    """Agents in the places of workers."""
     num_expected_agents: int = 0
+    num_spares: int = 0
+    """Spares without a place whose processes are warm."""
+    promotions: tuple[Promotion, ...] = ()
+    """Of the spares that are there, those that fill the places of workers and know it.
+
+    Such a spare tells every later coordinator, so that whoever records it can rely on it.
+    """
     missing: tuple[str, ...] = ()
     """Pods that stand in the way of a smaller world, as processes may still run there unheard; the
     operator confirms those that exist no more."""
@@ -108,7 +126,7 @@ class EventRecord(Message):
     reason: str
     """CamelCase: GenerationBegun, RankExited, Hung, ConnectionLost, RecoveryFinished, Checkpointed,
     CheckpointFailed, Evaluated, Resumed, Straggler, StragglerGone, AgentLost, AgentJoined,
-    Draining, Concluded."""
+    SparePromoted, Draining, Concluded."""
     message: str
     generation: Generation | None = None
     rank: int | None = None

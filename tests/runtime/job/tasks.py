@@ -32,6 +32,8 @@ class Config:
     wait_for: str | None = None
     """A file; steps from `wait_step` on wait for it to appear."""
     wait_step: int = 1_000_000
+    wait_at_end: str | None = None
+    """A file; the last step waits for it to appear."""
     full_until: int = 0
     """The step before which no file can be written, as on a full disk."""
 
@@ -81,10 +83,9 @@ def fill_disk(full: bool) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else hard, hard))
 
 
-def wait_for_file(config: Config) -> None:
-    """Waits until the file that the configuration names exists."""
-    assert config.wait_for is not None
-    while not Path(config.wait_for).exists():
+def wait_for_file(file: str | None) -> None:
+    """Waits until a file exists."""
+    while file is not None and not Path(file).exists():
         threading.Event().wait(0.02)
 
 
@@ -103,7 +104,9 @@ def train(job: reknit.Job, config: Config) -> None:
         if config.full_until:
             fill_disk(batch.step < config.full_until)
         if batch.step >= config.wait_step:
-            wait_for_file(config)
+            wait_for_file(config.wait_for)
+        if batch.step + 1 == config.steps:
+            wait_for_file(config.wait_at_end)
         engine.train_step(batch)
         job.state["steps seen"] = batch.step + 1
     if config.evaluate:

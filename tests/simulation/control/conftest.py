@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reknit.protocol.outcome import AGENT_EXIT_CODES, Conclusion, ExitClass
-from reknit.protocol.status import CoordinatorStatus, MembershipPhase
+from reknit.protocol.status import CoordinatorStatus, MembershipPhase, Promotion
 from reknit_operator.api.types import DistributedTrainingJob, Metadata
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import (
@@ -41,6 +41,8 @@ class WatchedStore(ObjectStore):
         self.log = []
         self.pod_names = []
         self.has_two_operators = False
+        self.displaced = set()
+        """Names of pods that are no more what they were created as: they go in their own time."""
 
     def _publish(self, kind, item):
         super()._publish(kind, item)
@@ -55,6 +57,7 @@ class WatchedStore(ObjectStore):
             assert status["attempts"] >= old.get("attempts", 0)
             before = old.get("membership", {}).get("incarnation", 0)
             assert status["membership"]["incarnation"] >= before
+            self._note_promotions(old.get("promotions", {}), status.get("promotions", {}))
             assert "completionTime" not in old or old["completionTime"] == status["completionTime"]
         return super().set_status(ref, status)
 
@@ -62,6 +65,17 @@ class WatchedStore(ObjectStore):
         if item["kind"] == Kind.POD:
             self._check_new_pod(item)
         return await super().create(item)
+
+    def _note_promotions(self, before, after):
+        assert len(set(after.values())) == len(after), "a pod is two workers"
+        for key, name in after.items():
+            if before.get(key) == name:
+                continue
+            self.displaced |= {name, before.get(key)}
+            for pod in self.peek_all(Kind.POD):
+                labels = pod["metadata"]["labels"]
+                if key == f"{labels[LABEL_ROLE]}-{labels[LABEL_REPLICA]}":
+                    self.displaced.add(pod["metadata"]["name"])
 
     def _check_new_pod(self, item):
         status, labels = self.peek(JOB)["status"], item["metadata"]["labels"]
@@ -81,10 +95,14 @@ class WatchedStore(ObjectStore):
             and pod["metadata"]["labels"][LABEL_REPLICA] == labels[LABEL_REPLICA]
             and pod["status"]["phase"] in RUNS
             and "deletionTimestamp" not in pod["metadata"]
+            and pod["metadata"]["name"] not in self.displaced
         ]
+        present = {pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] in RUNS}
+        worker = status.get("promotions", {}).get(f"worker-{labels[LABEL_REPLICA]}")
+        assert role != "worker" or worker not in present, f"{name} was created beside {worker}"
         # Of two operators at once, one may not know yet of the coordinator that the other one has
         # made; the higher incarnation wins and the lower one goes.
-        if role == "worker" or not self.has_two_operators:
+        if role != "coordinator" or not self.has_two_operators:
             assert not rivals, f"{name} was created beside {rivals}"
         earlier = [
             pod["metadata"]["name"]
@@ -96,8 +114,8 @@ class WatchedStore(ObjectStore):
         self.pod_names.append(name)
 
 
-def is_worker(pod):
-    return pod["metadata"]["labels"][LABEL_ROLE] == "worker"
+def has_agent(pod):
+    return pod["metadata"]["labels"][LABEL_ROLE] != "coordinator"
 
 
 class Connection:
@@ -165,6 +183,8 @@ class World:
         self.finishing = False
         self.missing = set()
         """Pods that the coordinator waits for a word about."""
+        self.promotions = {}
+        """What it says of spares, by the replica of the worker."""
         self.other = None
         spec = {
             "entrypoint": {"function": "gpt:train"},
@@ -267,7 +287,7 @@ class World:
                 self.store.finalize(ref)
             elif phase == "Pending":
                 self.store.set_status(ref, podstatus.running(pod, "127.1.1.1", self.now))
-            elif phase == "Running" and self.finishing and is_worker(pod):
+            elif phase == "Running" and self.finishing and has_agent(pod):
                 self.end(pod, ExitClass.SUCCEEDED, word=True)
 
     def end(self, pod, exit_class, *, word=False, code=None):
@@ -289,14 +309,51 @@ class World:
             self.store.merge_spec(JOB, {"suspend": suspend})
 
     def report(self):
-        """What the coordinator says; nothing as long as it has no question."""
-        if not self.missing:
+        """What the coordinator says; nothing as long as it has no question and no spare.
+
+        It may not have heard yet that a pod has ended.
+        """
+        if not self.missing and not self.promotions:
             return None
+        existing = {pod["metadata"]["name"] for pod in self.pods(running=False)}
         return CoordinatorStatus(
             incarnation=self.job().status.membership.incarnation,
             phase=MembershipPhase.WAITING,
             missing=tuple(sorted(self.missing)),
+            promotions=tuple(
+                promotion for promotion in self.promotions.values() if promotion.agent in existing
+            ),
         )
+
+    def promote(self, number):
+        """The coordinator gives a spare the place of a worker that it does not hear.
+
+        The worker's pod may be well all the same.
+        """
+        taken = {promotion.agent for promotion in self.promotions.values()}
+        names = [
+            pod["metadata"]["name"]
+            for pod in self.pods("spare")
+            if pod["status"]["phase"] == "Running" and pod["metadata"]["name"] not in taken
+        ]
+        if not names:
+            return
+        replica = number % 2
+        before, worker = self.promotions.get(replica), self.worker(replica)
+        lost = worker["metadata"]["name"] if worker else None
+        self.promotions[replica] = Promotion(
+            agent=names[number % len(names)],
+            replica=replica,
+            instead_of=before.agent if before else lost,
+        )
+
+    def staff(self):
+        """The pods with agents that run and are not on their way out."""
+        return [
+            pod
+            for pod in self.pods()
+            if has_agent(pod) and "deletionTimestamp" not in pod["metadata"]
+        ]
 
     def job(self):
         try:
@@ -328,7 +385,8 @@ class World:
         job = self.job()
         if job is None or job.status.completion_time or job.spec.suspend:
             return False
-        return len(self.pods("worker")) != job.spec.workers.replicas or not self.pods("coordinator")
+        number = job.spec.workers.replicas + job.spec.spares.replicas
+        return len(self.staff()) != number or not self.pods("coordinator")
 
     def condition(self, kind):
         conditions = self.job().status.conditions

@@ -19,6 +19,7 @@ steps = st.one_of(
     st.tuples(st.just("lose"), st.tuples(st.integers(0, 9), st.sampled_from(LOSSES))),
     st.tuples(st.just("delete"), st.integers(0, 9)),
     st.tuples(st.just("vanish"), st.integers(0, 9)),
+    st.tuples(st.just("promote"), st.integers(0, 9)),
     st.tuples(st.just("suspend"), st.booleans()),
     st.tuples(st.just("tick"), st.sampled_from([1, 3, 30, 700])),
 )
@@ -46,6 +47,8 @@ def play(world, script):
                 world.do(world.store.delete(ref_of(running[detail % len(running)])))
             case "vanish" if running:
                 world.drop(running[detail % len(running)])
+            case "promote":
+                world.promote(detail)
             case "suspend":
                 world.suspend(detail)
             case "tick":
@@ -55,16 +58,19 @@ def play(world, script):
 @settings(
     max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
-@given(script=st.lists(steps, max_size=40))
-def test_every_story_ends_well(make_world, script):
-    world = make_world(recovery={"budget": {"failures": 1000}})
+@given(script=st.lists(steps, max_size=40), num_spares=st.integers(0, 2))
+def test_every_story_ends_well(make_world, script, num_spares):
+    world = make_world(recovery={"budget": {"failures": 1000}}, spares={"replicas": num_spares})
     play(world, script)
     world.suspend(False)
     world.settle()
     status = world.job().status
-    assert len(world.pods("worker")) == 2
+    assert len(world.staff()) == 2 + num_spares
     assert len(world.pods("coordinator")) == 1
     assert world.condition("PodsReady") == "True"
+    shown = {item.role: item.ready for item in status.replica_statuses}
+    assert shown["worker"] == 2
+    assert shown.get("spare", 0) == num_spares
     assert status.completion_time is None
     world.finishing = True
     world.settle()
@@ -114,6 +120,32 @@ def test_an_operator_that_has_missed_a_write_of_another_one_does_nothing(make_wo
     status = world.job().status
     assert status.failures == {ExitClass.KILLED: 2}
     assert status.replacements == {"worker-1": 1, "coordinator-0": 1}
+
+
+@pytest.mark.parametrize("break_at", range(6))
+@pytest.mark.parametrize("reaches", [False, True])
+def test_a_promotion_outlives_the_operator(make_world, break_at, reaches):
+    """It dies at one of the writes that a promotion asks for; the next one makes up for it."""
+    world = make_world(spares={"replicas": 1})
+    world.settle()
+    world.tick(100)
+    world.end(world.worker(1), ExitClass.KILLED)
+    world.promote(1)
+    world.deliver()
+    world.reconcile(break_at=break_at, reaches=reaches)
+    world.settle()
+    status = world.job().status
+    assert status.promotions == {"worker-1": "gpt-spare-0"}
+    assert status.failures == {ExitClass.KILLED: 1}
+    names = sorted(pod["metadata"]["name"] for pod in world.staff())
+    assert names == ["gpt-spare-0", "gpt-spare-0-1", "gpt-worker-0"]
+    world.tick(100)
+    [promoted] = [pod for pod in world.staff() if pod["metadata"]["name"] == "gpt-spare-0"]
+    world.end(promoted, ExitClass.KILLED)
+    world.settle()
+    names = sorted(pod["metadata"]["name"] for pod in world.staff())
+    assert names == ["gpt-spare-0-1", "gpt-worker-0", "gpt-worker-1-3"]
+    assert world.job().status.promotions == {}
 
 
 def test_a_quick_resumption_waits_for_the_pods_of_before(make_world):

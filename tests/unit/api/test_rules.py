@@ -166,11 +166,6 @@ BROKEN = {
         f"{CONTAINERS}[0].env[1].name",
         "Reknit sets the variable REKNIT_JOB itself, choose another name",
     ),
-    "spare pods": (
-        {"spec.spares.replicas": 1},
-        "spec.spares.replicas",
-        "this version keeps no spare pods, set replicas to 0",
-    ),
     "rule without a condition": (
         {"spec.recovery.rules": [{"onExitCodes": [3], "action": "FailJob"}, {"action": "FailJob"}]},
         "spec.recovery.rules[1]",
@@ -310,7 +305,7 @@ def test_a_deepspeed_configuration_that_contradicts_the_job_is_refused(changed):
                 "train_micro_batch_size_per_gpu": 8,
                 "zero_optimization": {"stage": 3, "reduce_bucket_size": 1000},
             },
-            "spec.spares.replicas": 1,
+            "spec.scheduling.queueName": "a",
         }
     )
 
@@ -319,7 +314,7 @@ def test_a_deepspeed_configuration_that_contradicts_the_job_is_refused(changed):
     assert [(problem.path, "remove it" in problem.sentence) for problem in problems] == [
         ("spec.deepspeed.config.train_batch_size", True),
         ("spec.deepspeed.config.zero_optimization.stage", True),
-        ("spec.spares.replicas", False),
+        ("spec.scheduling.queueName", False),
     ]
 
 
@@ -352,7 +347,6 @@ def test_several_problems_come_in_the_order_of_the_fields(changed):
         {
             "metadata.name": "G",
             "spec.batch.micro": 7,
-            "spec.spares.replicas": 2,
             "spec.scheduling.queueName": "a",
         }
     )
@@ -360,7 +354,6 @@ def test_several_problems_come_in_the_order_of_the_fields(changed):
     assert [problem.path for problem in validate(parse_object(manifest))] == [
         "metadata.name",
         "spec.batch.micro",
-        "spec.spares.replicas",
         "spec.scheduling.queueName",
     ]
 

@@ -138,7 +138,12 @@ def test_output_of_the_program_is_told_apart_from_the_agents(tmp_path: Path) -> 
         assert list(tail.fresh()) == [("tiny-worker-0", "hello")]
         stream.write("ne\n")
     (tmp_path / "tiny-worker-1.log").write_text("new pod\n")
-    assert list(tail.fresh()) == [("tiny-worker-0", "half a line"), ("tiny-worker-1", "new pod")]
+    (tmp_path / "tiny-spare-0.log").write_text("a spare\n")
+    assert list(tail.fresh()) == [
+        ("tiny-spare-0", "a spare"),
+        ("tiny-worker-0", "half a line"),
+        ("tiny-worker-1", "new pod"),
+    ]
     assert list(tail.fresh()) == []
 
 

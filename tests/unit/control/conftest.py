@@ -1,12 +1,13 @@
 """Makers of jobs and pods for tests of the control plane."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from reknit.protocol.outcome import Conclusion, ErrorReport, ExitClass
 from reknit_operator.api.types import DistributedTrainingJob, JobStatus, Metadata
-from reknit_operator.constants import Kind, coordinator_name, worker_name
+from reknit_operator.constants import Kind, Role, coordinator_name, training_pod_name
 from reknit_operator.reconcile.decide import decide
 from reknit_operator.reconcile.observed import Observed, Pod, PodPhase, Ref
 
@@ -31,12 +32,19 @@ def _job(*, status: JobStatus | None = None, name: str = "gpt", **spec) -> Distr
 
 
 def _worker(replica: int = 0, *, attempt: int = 1, replacement: int = 0, **fields) -> Pod:
-    name = worker_name("gpt", replica, attempt=attempt, replacements=replacement)
+    name = training_pod_name("gpt", Role.WORKER, replica, attempt=attempt, replacements=replacement)
     fields = {"phase": PodPhase.RUNNING, "ready": True, "created": NOW, **fields}
     ref = Ref(Kind.POD, "default", name, f"uid-{name}")
     if PodPhase(fields["phase"]) in (PodPhase.SUCCEEDED, PodPhase.FAILED):
         fields["ready"] = False
     return Pod(ref, "worker", replica, attempt, replacement, **fields)
+
+
+def _spare(index: int = 0, *, attempt: int = 1, replacement: int = 0, **fields) -> Pod:
+    name = training_pod_name("gpt", Role.SPARE, index, attempt=attempt, replacements=replacement)
+    pod = _worker(index, attempt=attempt, replacement=replacement, **fields)
+    ref = Ref(Kind.POD, "default", name, f"uid-{name}")
+    return replace(pod, ref=ref, role="spare")
 
 
 def _coordinator(incarnation: int = 1, *, attempt: int = 1, replacement: int = 0, **fields) -> Pod:
@@ -74,6 +82,11 @@ def make_worker():
 
 
 @pytest.fixture
+def make_spare():
+    return _spare
+
+
+@pytest.fixture
 def make_coordinator():
     return _coordinator
 
@@ -96,7 +109,8 @@ def settled(make_job, make_worker, make_coordinator, now):
         if status is None:
             first = decide(Observed(job=job), now)
             assert first.status is not None
-            healthy = (make_coordinator(), make_worker(0), make_worker(1))
+            spares = (_spare(index) for index in range(job.spec.spares.replicas))
+            healthy = (make_coordinator(), make_worker(0), make_worker(1), *spares)
             begun = job.model_copy(update={"status": first.status})
             before = Observed(job=begun, pods=healthy, **fields)
             status = decide(before, now).status or first.status

@@ -12,7 +12,7 @@ from reknit_operator.build.secret import build_secret
 from reknit_operator.build.service import build_service
 from reknit_operator.build.settings import job_settings
 from reknit_operator.build.worker import build_worker
-from reknit_operator.constants import LABEL_JOB, LABEL_JOB_UID
+from reknit_operator.constants import LABEL_JOB, LABEL_JOB_UID, Role
 
 OPTIONS = BuildOptions()
 LOCAL = BuildOptions(python=("/venv/python",), checkpoint_root="/runs/1/checkpoints")
@@ -61,6 +61,22 @@ def test_worker_identity(make_job):
     assert (shown["role"], shown["replica"]) == ("worker", "1")
     assert (shown["attempt"], shown["replacement"]) == ("2", "3")
     assert pod["spec"]["hostname"] == "worker-1"
+
+
+def test_a_spare_differs_from_a_worker_by_its_role_alone(make_job):
+    job = make_job(spares={"replicas": 1})
+    spare = build_worker(job, OPTIONS, 0, attempt=1, replacements=2, role=Role.SPARE)
+    assert spare["metadata"]["name"] == "gpt-spare-0-2"
+    assert spare["metadata"]["labels"]["reknit.dev/role"] == "spare"
+    variables = environment(spare)
+    assert (variables["REKNIT_ROLE"]["value"], variables["REKNIT_REPLICA"]["value"]) == (
+        "spare",
+        "0",
+    )
+    assert JobSettings.model_validate_json(variables["REKNIT_JOB"]["value"]).num_spares == 1
+    same = worker(job, 0, replacements=2)
+    assert spare["spec"].keys() == same["spec"].keys()
+    assert spare["spec"]["containers"][0].keys() == same["spec"]["containers"][0].keys()
 
 
 def test_worker_environment(make_job):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from reknit.protocol.status import CheckpointStatus, CoordinatorStatus, MembershipPhase
+from reknit.protocol.status import CheckpointStatus, CoordinatorStatus, MembershipPhase, Promotion
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import Kind
 from reknit_operator.local import operator as local_operator
@@ -172,7 +172,9 @@ def report(step, phase=MembershipPhase.RUNNING):
 
 async def test_polling_tells_of_what_matters(monkeypatch, seconds):
     recovering = report(3, MembershipPhase.RECOVERING)
-    answers = [None, report(1), report(2), None, recovering, recovering]
+    promotion = Promotion(agent="gpt-spare-0", replica=1)
+    promoted = recovering.model_copy(update={"promotions": (promotion,)})
+    answers = [None, report(1), report(2), None, recovering, recovering, promoted]
     coordinators = Coordinators(answers)
     monkeypatch.setattr(poll, "CoordinatorClient", coordinators)
     told = []
@@ -182,7 +184,7 @@ async def test_polling_tells_of_what_matters(monkeypatch, seconds):
     await asyncio.wait_for(coordinators.asked.wait(), 10)
     await poller.close()
     assert coordinators.target == ("127.0.0.1", "tok")
-    assert told == ["key", "key"]
+    assert told == ["key", "key", "key"]
     assert poller.report("key") is None
 
 

@@ -15,7 +15,7 @@ def take_over(job, replica, **more):
     ("change", "sentence"),
     [
         ({"version": 7}, "protocol version 7 is not understood here"),
-        ({"role": "spare"}, "there is no use for a spare in this job"),
+        ({"role": "spare"}, "the job has no spare 0, only 0 of them"),
         ({"num_slots": 4}, "a worker must have 1 places, not 4"),
     ],
 )

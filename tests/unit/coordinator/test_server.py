@@ -193,6 +193,15 @@ async def test_the_operators_word_on_a_pod_is_taken(server) -> None:
         assert response.status == 400
 
 
+async def test_a_pod_that_is_connected_is_to_be_confirmed_again(server) -> None:
+    agent = await server.agent(0)
+    await agent.hear()
+    async with server.session.post(server.url + "/gone?agent=w0") as response:
+        assert response.status == 409
+    assert server.server._state.gone == frozenset()
+    assert "w0" in server.server._state.agents
+
+
 async def test_a_stop_closes_the_connections_and_says_nothing(server) -> None:
     agent = await server.agent(0)
     await agent.hear()

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from reknit_operator.constants import Role
+
 
 class OutputTail:
-    """Reads what has been added to the logs of workers; lines of their agents are left out."""
+    """Reads what has been added to the logs of workers and spares, without their agents' lines."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -29,4 +31,5 @@ class OutputTail:
                     yield file.stem, line
 
     def _files(self) -> list[Path]:
-        return sorted(self._logs.glob("*-worker-*.log"))
+        names = (f"*-{role}-*.log" for role in (Role.WORKER, Role.SPARE))
+        return sorted(file for name in names for file in self._logs.glob(name))

@@ -116,6 +116,11 @@ class Agent:
     """Incarnation of the coordinator that was obeyed last."""
     newest: tuple[int, int] = (0, 0)
 
+    @property
+    def place(self) -> int | None:
+        """The worker's place that it has, as far as it knows; None for a spare."""
+        return self.replica if self.state.identity.role == "worker" else self.state.place
+
     def feed(self, event: agent_events.Event, by: int | None = None) -> None:
         self.state, actions = machine.handle(self.state, event, self.world.now)
         obeyed = [a for a in actions if not isinstance(a, agent_events.Log | agent_events.Send)]

@@ -84,6 +84,8 @@ class Training:
 
     def placed(self, process: Process, assign: Assign) -> None:
         assert not process.is_acting
+        taken = {other.assign.rank for other in self.ranks(assign.generation) if other.assign}
+        assert assign.rank not in taken, f"two processes are rank {assign.rank}"
         process.assign, process.joined, process.has_left = assign, False, False
         process.phase, process.place = Phase.LOADING, 0
         if process.warm:

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from itertools import count
 from random import Random
+from typing import Literal
 
 from simulated.network import TICK, Connection, Coordinator
 from simulated.parts import HEARTBEAT, Agent
+from simulated.pods import Pods
 from simulated.training import TOTAL_STEPS, Training
 from simulated.wrongs import Fault, Program
 
 from reknit.agent import events as agent_events
 from reknit.agent.state import Identity, new_state
-from reknit.coordinator import events, forming
+from reknit.coordinator import events, quorum
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.state import new_membership
 from reknit.protocol.base import Endpoint
@@ -34,6 +36,7 @@ class World(Training):
         program: Program | None = None,
         num_workers: int = 3,
         processes_per_worker: int = 1,
+        num_spares: int = 0,
         may_shrink: bool = False,
         is_replicated: bool = True,
         replacement_seconds: float = 1.0,
@@ -55,6 +58,7 @@ class World(Training):
             num_workers=num_workers,
             min_workers=1,
             processes_per_worker=processes_per_worker,
+            num_spares=num_spares,
             may_shrink=may_shrink,
             is_replicated=is_replicated,
             replacement_wait=timedelta(seconds=4),
@@ -70,8 +74,13 @@ class World(Training):
         """Coordinators that heard of a higher incarnation."""
         self.is_over = False
         self.start_coordinator()
+        self.pods = Pods(self)
         for replica in range(num_workers):
             self.start_agent(replica)
+        for index in range(num_spares):
+            self.start_agent(index, "spare")
+        if num_spares:
+            self.later(1.0, 2.0, self.pods.reconcile)
         for fault in faults:
             self.at(self.now + fault.at, lambda fault=fault: self.strike(fault))
 
@@ -109,13 +118,13 @@ class World(Training):
     def endpoint(self) -> Endpoint:
         return Endpoint(host="127.0.0.1", port=next(self.ports))
 
-    def start_agent(self, replica: int) -> None:
-        name = f"worker-{replica}-{next(self.names)}"
+    def start_agent(self, replica: int, role: Literal["worker", "spare"] = "worker") -> None:
+        name = f"{role}-{replica}-{next(self.names)}"
         identity = Identity(
             name=name,
-            role="worker",
+            role=role,
             replica=replica,
-            node=f"node-{replica}",
+            node=f"node-{role}-{replica}",
             host="127.0.0.1",
             num_slots=self.policy.processes_per_worker,
             is_command=False,
@@ -160,16 +169,18 @@ class World(Training):
         if agent.exited is not None and agent.exited in self.conclusions:
             self.is_over = True
             self.later(5.0, 6.0, self.clean_up)
-        else:
+        elif not self.policy.num_spares:
             wait = self.replacement_seconds
             self.later(wait / 2, wait, lambda: self.is_over or self.start_agent(agent.replica))
 
     def confirm_gone(self, agent: Agent) -> None:
-        """Once the coordinator asks; the operator polls its status."""
+        """Once the coordinator asks, or counts on it; the operator polls its status."""
         newest = self.coordinators[-1]
-        if newest.alive and agent.name in forming.missing(newest.state):
+        current = newest.state.current
+        awaited = {*quorum.missing(newest.state), *(current.agents if current else ())}
+        if newest.alive and agent.name in awaited:
             newest.feed(events.ConfirmedGone(agent.name))
-        elif not self.is_over:
+        if not self.is_over:
             self.later(0.5, 1.0, lambda: self.confirm_gone(agent))
 
     def clean_up(self) -> None:
