@@ -66,6 +66,16 @@ class Budget(Part):
     """Length of the window that slides over the failures."""
 
 
+class ProcessBudget(Part):
+    """How often processes of ranks may fail and be replaced where they were."""
+
+    failures: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """Failures within the window that the job survives; ten in a row without a step are too many
+    in any case."""
+    per: Duration = timedelta(hours=1)
+    """Length of the window that slides over the failures."""
+
+
 class Recovery(Part):
     """What to do when ranks are lost."""
 
@@ -77,7 +87,9 @@ class Recovery(Part):
     rules: Annotated[tuple[Rule, ...], Field(max_length=20)] = ()
     """What to do about certain failures instead of what their class asks for."""
     budget: Budget = Budget()
-    """How many failures a job may have before it is given up."""
+    """How many failures of pods a job may have before it is given up."""
+    process_budget: ProcessBudget = ProcessBudget()
+    """How many failures of processes, which are recovered in place, it may have."""
 
 
 class Checkpoint(Part):

@@ -21,6 +21,7 @@ FIXED: Final = (
     "deepspeed",
     "recovery.copies",
     "recovery.onLoss",
+    "recovery.processBudget",
     "checkpoint",
     "scheduling",
 )

@@ -49,6 +49,8 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
             copies=spec.recovery.copies,
             on_loss=spec.recovery.on_loss,
             grace_seconds=grace_period(spec).total_seconds(),
+            process_failures=spec.recovery.process_budget.failures,
+            process_failure_window_seconds=spec.recovery.process_budget.per.total_seconds(),
         ),
         checkpoint=_checkpoint(spec, options),
     )

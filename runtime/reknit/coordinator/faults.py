@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reknit.coordinator import closing, ending
+from reknit.coordinator import budget, closing, ending
 from reknit.coordinator.events import Outcome
-from reknit.coordinator.records import count, write
+from reknit.coordinator.records import write
 from reknit.coordinator.state import Fault, Membership, Running, Strike
 from reknit.protocol.outcome import Conclusion, ExitClass
 
@@ -34,10 +34,10 @@ def settle(state: Membership, now: float) -> Outcome:
     if running is None or not running.faults or not is_due(state, running, now):
         return state, ()
     cause = cause_of(running)
-    failures = state.failures + (1 if cause.from_process else 0)
-    state = replace(
-        state, failures=failures, failures_by_class=_counted(state.failures_by_class, cause)
-    )
+    state = replace(state, failures_by_class=_counted(state.failures_by_class, cause))
+    if cause.from_process:
+        times = budget.charged(state.failure_times, state.policy, now)
+        state = replace(state, failures=state.failures + 1, failure_times=times)
     conclusion = _verdict(state, running, cause)
     if conclusion is not None:
         return closing.conclude(state, conclusion, now)
@@ -119,13 +119,11 @@ def _verdict(state: Membership, running: Running, cause: Fault) -> Conclusion | 
                 error=guilty.error,
                 step=step,
             )
-    limit = state.policy.max_process_failures
-    if cause.from_process and state.failures > limit:
-        tries = count(limit, "recovery", "recoveries")
-        text = f"given up after {tries} without a new step: {cause.sentence}"
+    why = budget.exhausted(state.failures, state.failure_times, state.policy)
+    if cause.from_process and why is not None:
         return Conclusion(
             exit_class=cause.exit_class,
-            message=text,
+            message=f"{why}: {cause.sentence}",
             error=cause.error,
             step=step,
         )

@@ -35,6 +35,10 @@ class Policy:
     is_command: bool = False
     dead_after: timedelta = timedelta(seconds=2)
     max_process_failures: int = 10
+    """In a row, without a new step."""
+    process_failures: int = 1000
+    """Within the window."""
+    process_failure_window: timedelta = timedelta(hours=1)
     adoption_wait: timedelta = timedelta(seconds=2) + ADOPTION_MARGIN
     replacement_wait: timedelta = REPLACEMENT_WAIT
     verdict_wait: timedelta = VERDICT_WAIT
@@ -61,6 +65,10 @@ class Policy:
             is_command=settings.command is not None,
             dead_after=dead_after,
             max_process_failures=settings.max_process_failures,
+            process_failures=settings.recovery.process_failures,
+            process_failure_window=timedelta(
+                seconds=settings.recovery.process_failure_window_seconds
+            ),
             adoption_wait=dead_after + ADOPTION_MARGIN,
             loading_silence=max(dead_after, LOADING_SILENCE),
             hang_after=timedelta(seconds=settings.recovery.hang_after_seconds),

@@ -13,6 +13,7 @@ from reknit.protocol.ranks import (
     MEMORY,
     Beat,
     Checkpointed,
+    CopyDiffered,
     Evaluated,
     Failed,
     Finished,
@@ -226,6 +227,8 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
             return _resumed(state, running, inner, now)
         case Checkpointed():
             return _checkpointed(state, running, inner, now)
+        case CopyDiffered():
+            return state, (_copy_note(running, member, inner, now),)
         case Evaluated():
             figures = ", ".join(f"{name} {value:.4g}" for name, value in inner.metrics.items())
             text = f"The evaluation at step {inner.step} gave {figures or 'no figures'}."
@@ -238,6 +241,22 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
                 figures=inner.metrics,
             )
             return state, (note,)
+
+
+def _copy_note(running: Running, member: Member, message: CopyDiffered, now: float) -> Write:
+    text = (
+        f"The copy of rank {message.ward}'s shard on rank {member.rank} on {member.agent} differed "
+        f"from its original at step {message.step}, and was made anew."
+    )
+    return write(
+        now,
+        "CopyDiffered",
+        text,
+        generation=running.id,
+        rank=member.rank,
+        step=message.step,
+        figures={"ward": message.ward},
+    )
 
 
 def _step(state: Membership, message: FromSlot, done: StepDone, now: float) -> Outcome:

@@ -194,6 +194,8 @@ class Membership:
     strike: Strike | None = None
     failures: int = 0
     """Process failures since a new step was committed."""
+    failure_times: tuple[float, ...] = ()
+    """When processes have failed, as far as the window of their budget reaches back."""
     failures_by_class: Mapping[ExitClass, int] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
     pace: Pace = field(default_factory=Pace)

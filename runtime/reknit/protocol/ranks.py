@@ -155,6 +155,18 @@ class Checkpointed(Message):
     error: str | None = None
 
 
+class CopyDiffered(Message):
+    """Rank to agent: the copy that it kept of another rank's shard was not what it should be.
+
+    It has been made anew from the original, which may as well be the one that is wrong.
+    """
+
+    kind: Literal["copy_differed"] = "copy_differed"
+    step: int
+    ward: int
+    """The rank whose shard it is."""
+
+
 class Resumed(Message):
     """Rank 0 to agent: where training starts, or goes on, in this generation."""
 
@@ -196,6 +208,7 @@ FromRank: TypeAlias = Annotated[
     | StepDone
     | Evaluated
     | Checkpointed
+    | CopyDiffered
     | Resumed
     | Finished
     | Failed,

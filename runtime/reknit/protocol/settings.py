@@ -79,6 +79,9 @@ class RecoverySettings(Message):
     grace_seconds: float = 30.0
     hang_after_seconds: float = 10.0
     """No rank is called hung sooner; later, if the job's own steps take longer than a tenth."""
+    process_failures: int = 1000
+    """Failures of processes within the window that are recovered in place."""
+    process_failure_window_seconds: float = 3600.0
     phase_limit_seconds: float = 600.0
     """The same for whatever is not a step: start, loading, evaluation, checkpoint, closing."""
 

@@ -126,7 +126,7 @@ class EventRecord(Message):
     reason: str
     """CamelCase: GenerationBegun, RankExited, Hung, ConnectionLost, RecoveryFinished, Checkpointed,
     CheckpointFailed, Evaluated, Resumed, Straggler, StragglerGone, AgentLost, AgentJoined,
-    SparePromoted, Draining, Concluded."""
+    SparePromoted, CopyDiffered, Draining, Concluded."""
     message: str
     generation: Generation | None = None
     rank: int | None = None

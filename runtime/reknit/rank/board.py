@@ -16,7 +16,7 @@ from typing import Final
 
 from reknit.protocol.settings import ENV_BOARD
 
-_LAYOUT: Final = struct.Struct("<qqqqd")
+_LAYOUT: Final = struct.Struct("<qqqd")
 _SIZE: Final = 64
 """Bytes of a file; more than the layout takes, so that a rank's place is one cache line."""
 
@@ -53,8 +53,6 @@ class Shown:
     step: int
     """The version that it holds."""
     moment: Moment
-    num_collectives: int
-    """Collectives entered since the process started."""
     time: float
     """Of the last change, seconds since the epoch."""
 
@@ -73,7 +71,6 @@ class Board:
         self._clock = clock
         self._moment = Moment.IDLE
         self._step = 0
-        self._num_collectives = 0
         self._memory = None if folder is None else _mapped(folder / str(os.getpid()))
 
     @classmethod
@@ -89,13 +86,6 @@ class Board:
         self._moment, self._step = moment, step
         self._show(self._memory)
 
-    def collective(self) -> None:
-        """Counts a collective that the rank enters."""
-        if self._memory is None:
-            return
-        self._num_collectives += 1
-        self._show(self._memory)
-
     def close(self) -> None:
         """Shows nothing more; what was shown last stays."""
         if self._memory is not None:
@@ -104,9 +94,7 @@ class Board:
 
     def _show(self, memory: mmap.mmap) -> None:
         # One copy: a reader hardly ever comes in between, and notices when it does.
-        memory[: _LAYOUT.size] = _LAYOUT.pack(
-            self.rank, self._step, self._moment, self._num_collectives, self._clock()
-        )
+        memory[: _LAYOUT.size] = _LAYOUT.pack(self.rank, self._step, self._moment, self._clock())
 
 
 class BoardReader:
@@ -140,8 +128,8 @@ class BoardReader:
         raw = memory[: _LAYOUT.size]
         while raw != (raw := memory[: _LAYOUT.size]):
             pass  # written meanwhile
-        rank, step, moment, num_collectives, changed = _LAYOUT.unpack(raw)
-        return Shown(pid, rank, step, Moment(moment), num_collectives, changed)
+        rank, step, moment, changed = _LAYOUT.unpack(raw)
+        return Shown(pid, rank, step, Moment(moment), changed)
 
 
 def read_board(folder: Path) -> dict[int, Shown]:
@@ -162,5 +150,5 @@ def _mapped(path: Path) -> mmap.mmap:
         memory = mmap.mmap(descriptor, _SIZE)
     finally:
         os.close(descriptor)
-    memory[: _LAYOUT.size] = _LAYOUT.pack(-1, 0, Moment.IDLE, 0, 0.0)
+    memory[: _LAYOUT.size] = _LAYOUT.pack(-1, 0, Moment.IDLE, 0.0)
     return memory

@@ -59,17 +59,6 @@ def unsurvivable_pairs(
     return frozenset(pairs)
 
 
-def unsurvivable_nodes(sharding: Sharding, nodes: Sequence[str], copies: int) -> frozenset[str]:
-    """The nodes whose loss as a whole is not survived."""
-    ranks: dict[str, list[int]] = {node: [] for node in nodes}
-    for rank, node in enumerate(nodes):
-        ranks[node].append(rank)
-    if sharding is Sharding.NONE:
-        return frozenset(ranks if len(ranks) == 1 else ())
-    holders = assignment(nodes, copies)
-    return frozenset(node for node, lost in ranks.items() if not _has_holders(lost, holders))
-
-
 def _has_holders(lost: Collection[int], holders: Sequence[Sequence[int]]) -> bool:
     """Whether the shard of each lost rank is held by one that is not lost."""
     gone = set(lost)

@@ -20,6 +20,9 @@ from reknit.state.shadow import Shadow, contents
 from reknit.state.shard import Shard
 from reknit.strategies.base import Sharded
 
+CHECK_STEPS: Final = 200
+"""Versions between two comparisons of copies with originals, each of which reads all of both."""
+
 
 class Protection:
     """This rank's part in the protection of all shards.
@@ -55,12 +58,7 @@ class Protection:
 
         Optimizer state that does not exist yet is not sent: the first steps create it alike.
         """
-        own = self._strategy.shard
-        expected = [shadow.expect(own) for shadow in self.shadows]
-        for work in self._exchange(contents(own), expected):
-            work.wait()
-        for shadow in self.shadows:
-            shadow.is_current = True
+        self._fill(self.shadows, self._holders)
 
     def begin(self) -> None:
         """Begins to send the reduced gradient, which may be read meanwhile but not changed."""
@@ -69,8 +67,8 @@ class Protection:
         for shadow in self.shadows:
             # Before the original's step: a class may count in its parameter groups.
             shadow.take_hyperparameters(self._strategy.optimizer)
-        pending = [shadow.pending for shadow in self.shadows]
-        self._works = self._exchange(self._strategy.reduced(), pending)
+        pending = [(shadow.shard.rank, shadow.pending) for shadow in self.shadows]
+        self._works = self._exchange(self._strategy.reduced(), self._holders, pending)
 
     def prepare(self) -> None:
         """Waits until what `begin` began is done: for all wards and holders of this rank."""
@@ -105,6 +103,21 @@ class Protection:
             if shadow.is_current
         }
 
+    def check(self, version: int) -> tuple[int, ...]:
+        """Every `CHECK_STEPS` versions, the wards whose copy differs; that is made anew.
+
+        All ranks together.
+        """
+        if version % CHECK_STEPS:
+            return ()
+        differing = self.verify()
+        wrong = [shadow for shadow in self.shadows if shadow.shard.rank in differing]
+        flags = [shadow.shard.rank if shadow in wrong else -1 for shadow in self.shadows]
+        everyone = self._group.gather(torch.tensor(flags, dtype=torch.int64)).tolist()
+        holders = [holder for holder in self._holders if self._group.rank in everyone[holder]]
+        self._fill(wrong, holders)
+        return differing
+
     def verify(self) -> tuple[int, ...]:
         """The wards whose copy differs from its original; all ranks together."""
         own = fingerprint(self._described(self._strategy.shard))
@@ -118,17 +131,25 @@ class Protection:
     def _described(self, shard: Shard) -> LocalState:
         return self._strategy.layout_of(shard).describe(shard.rank, self._group.world_size)
 
+    def _fill(self, shadows: Sequence[Shadow], holders: Sequence[int]) -> None:
+        """Takes over the state of these shadows' originals, and sends that of the own shard."""
+        own = self._strategy.shard
+        expected = [(shadow.shard.rank, shadow.expect(own)) for shadow in shadows]
+        for work in self._exchange(contents(own), holders, expected):
+            work.wait()
+        for shadow in shadows:
+            shadow.is_current = True
+
     def _exchange(
-        self, own: Sequence[torch.Tensor], expected: Sequence[Sequence[torch.Tensor]]
+        self,
+        own: Sequence[torch.Tensor],
+        holders: Sequence[int],
+        expected: Sequence[tuple[int, Sequence[torch.Tensor]]],
     ) -> list[dist.Work]:
-        """Sends `own` to all holders, and receives as many tensors from each ward."""
+        """Sends `own` to holders, and receives as many tensors from each ward."""
         return self._group.exchange(
-            [(tensor, holder) for holder in self._holders for tensor in own],
-            [
-                (tensor, shadow.shard.rank)
-                for shadow, tensors in zip(self.shadows, expected, strict=True)
-                for tensor in tensors
-            ],
+            [(tensor, holder) for holder in holders for tensor in own],
+            [(tensor, ward) for ward, tensors in expected for tensor in tensors],
         )
 
 

@@ -72,11 +72,6 @@ def missing(sizes: Mapping[str, int], holdings: Iterable[Holding]) -> str | None
     return None
 
 
-def is_complete(sizes: Mapping[str, int], holdings: Iterable[Holding]) -> bool:
-    """Whether every element is held by someone."""
-    return missing(sizes, holdings) is None
-
-
 def plan(
     wants: Iterable[Want], holdings: Iterable[Holding], nodes: Sequence[str] = ()
 ) -> tuple[Move, ...]:

@@ -11,7 +11,7 @@ from reknit.data.loader import StepBatch
 from reknit.errors import ConfigurationError
 from reknit.job import Batch, Collate, Dataset, Engine, Loss, Transform
 from reknit.layout import BatchPlan
-from reknit.protocol.ranks import Evaluated, Phase
+from reknit.protocol.ranks import CopyDiffered, Evaluated, Phase
 from reknit.rank.board import Moment
 from reknit.trainer.gate import Vote
 from reknit.trainer.step import StepResult, to_device
@@ -125,6 +125,9 @@ class TrainingEngine(Engine):
         result = stepper.step(drawn, self._vote, stopwatch)
         # Not for a step that is merely remembered: what it agreed on was done by those who took it.
         self.regroup_agreed = bool(result.votes.regroup)
+        with stopwatch.phase("communication"):
+            for ward in stepper.protection.check(stepper.version):
+                training.link.tell(CopyDiffered(step=stepper.version, ward=ward))
         training.enter_function()
         if training.cycle is not None:
             training.cycle.heard(result.votes, stepper.version)

@@ -27,6 +27,13 @@ class Protecting(Protocol):
         """Makes those copies anew that cannot follow an update; after it, all ranks together."""
         ...
 
+    def check(self, version: int) -> tuple[int, ...]:
+        """Now and then, the ranks whose copy differs from its original; that is made anew.
+
+        All ranks together, after the update that led to `version`.
+        """
+        ...
+
     def held(self) -> dict[str, LocalState]:
         """The copies as parts of the state, by a name for each."""
         ...
@@ -46,6 +53,11 @@ class NoProtection:
 
     def renew(self) -> None:
         """Nothing to copy."""
+
+    def check(self, version: int) -> tuple[int, ...]:
+        """Nothing to compare."""
+        del version
+        return ()
 
     def held(self) -> dict[str, LocalState]:
         """Nothing."""

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 import reknit
 from reknit.data import Arrays
 from reknit.rank.board import Board, Moment
+from reknit.state import protection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +122,20 @@ def train(job: reknit.Job, config: Config) -> None:
     engine.evaluate(data(), limit=10)
     engine.evaluate(data(), loss=largest_error)
     assert job.state["seen"] == config.steps
+
+
+def spoil_a_copy(job: reknit.Job, config: Config) -> None:
+    """Trains while a copy of a shard that `fail_rank` keeps loses a bit in `fail_step`."""
+    check = protection.Protection.check
+
+    def spoiled(copies: protection.Protection, version: int) -> tuple[int, ...]:
+        if (job.rank, version) == (config.fail_rank, config.fail_step):
+            copies.shadows[0].shard.masters[0].detach().view(torch.int32).view(-1)[0] ^= 1
+        return check(copies, version)
+
+    protection.Protection.check = spoiled  # type: ignore[method-assign]
+    protection.CHECK_STEPS = 2  # type: ignore[misc]
+    train(job, replace(config, fail_rank=None))
 
 
 def fail_in_forward(job: reknit.Job) -> None:

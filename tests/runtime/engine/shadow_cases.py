@@ -14,7 +14,7 @@ from reknit.comm.group import RankGroup
 from reknit.data.loader import StepLoader
 from reknit.data.order import DataOrder
 from reknit.state.description import LocalState
-from reknit.state.protection import Protection
+from reknit.state.protection import CHECK_STEPS, Protection
 from reknit.strategies import deepspeed_engine, zero
 from reknit.strategies.base import Sharded, Strategy
 from reknit.strategies.choose import make_strategy
@@ -38,6 +38,8 @@ class Outcome:
     """What it holds of what is divided among the ranks."""
     shadows: dict[int, Shard] = field(default_factory=dict)
     differing: tuple[int, ...] = ()
+    still_differing: tuple[int, ...] = ()
+    """After those that differed were made anew."""
     losses: list[float] = field(default_factory=list)
     skipped: list[bool] = field(default_factory=list)
     num_hooks: int = 0
@@ -154,10 +156,12 @@ def shadowed(
     if flip == group.rank:
         bits = held[f"copy-of-{(flip - 1) % group.world_size}"].pieces[0].data.view(torch.int32)
         bits[len(bits) // 2] ^= 1
+    assert protection.check(CHECK_STEPS + 1) == ()
     outcome = Outcome(
         shard=shard_of(trainer.strategy.describe()),
-        shadows=_shadows(held),
-        differing=protection.verify(),
+        differing=protection.check(CHECK_STEPS),
+        still_differing=protection.verify(),
+        shadows=_shadows(protection.held()),
         losses=trainer.losses,
         skipped=trainer.skipped,
     )

@@ -14,7 +14,17 @@ from safetensors.torch import load_file
 
 from reknit.data.ledger import committed
 from reknit.layout import Sharding
-from reknit.protocol.ranks import MEMORY, Failed, Finished, Leave, Left, PeerLost, Resumed, StepDone
+from reknit.protocol.ranks import (
+    MEMORY,
+    CopyDiffered,
+    Failed,
+    Finished,
+    Leave,
+    Left,
+    PeerLost,
+    Resumed,
+    StepDone,
+)
 from reknit.protocol.settings import (
     ENV_LEDGER,
     CheckpointSettings,
@@ -251,3 +261,13 @@ def test_a_survivor_waits_until_it_is_told_why_its_peer_is_gone(ranks: Ranks, jo
     group[0].until(PeerLost)
     assert ranks.abort(group[:1], 1) == [3]
     assert group[0].process.is_alive()
+
+
+def test_a_copy_that_has_lost_a_bit_is_told_and_made_anew(ranks: Ranks, job: Any) -> None:
+    """The copies are compared every other step here; the bit is lost in step 5."""
+    settings = job("spoiled", sharding=Sharding.ZERO2, function="engine_tasks:spoil_a_copy")
+    config = {**settings.config, "fail_rank": 2, "fail_step": 5}
+    group = ranks.start(settings.model_copy(update={"config": config}), 4)
+    finish(group)
+    told = [rank.all(CopyDiffered) for rank in group]
+    assert told == [[], [], [CopyDiffered(step=6, ward=1)], []]

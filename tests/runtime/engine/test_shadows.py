@@ -69,6 +69,16 @@ def test_a_single_wrong_bit_is_found_where_it_is(run_ranks, sharding):
     assert [outcome.differing for outcome in outcomes] == [(), (), (1,), ()]
 
 
+@pytest.mark.parametrize("sharding", ZERO)
+def test_a_copy_that_differs_is_made_anew(run_ranks, sharding):
+    outcomes = run_ranks("shadowed", 4, case_of(sharding, steps=3), 2, 0, True, 2)
+    for rank, outcome in enumerate(outcomes):
+        assert outcome.still_differing == ()
+        assert sorted(outcome.shadows) == sorted({(rank - 1) % 4, (rank - 2) % 4})
+        for ward, shadow in outcome.shadows.items():
+            assert differences(shadow, outcomes[ward].shard) == []
+
+
 @pytest.mark.parametrize(
     "how", ["before any update", "between the copies and the original", "in the gather"]
 )

@@ -393,4 +393,5 @@ def test_the_shortest_job_has_the_documented_defaults(api_server, changed):
     assert job.spec.parallelism.degrees.resolve(1) == Degrees(data=1)
     assert job.spec.recovery.copies == 1
     assert job.spec.recovery.budget.to_object() == {"failures": 10, "per": "1h"}
+    assert job.spec.recovery.process_budget.to_object() == {"failures": 1000, "per": "1h"}
     assert job.spec.checkpoint.to_object() == {"every": "10m", "keep": 3}

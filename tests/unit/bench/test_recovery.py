@@ -155,7 +155,7 @@ def test_a_version_is_held_when_all_ranks_train_with_it():
     from killer import least_version
 
     def shown(rank, step, moment=Moment.FORWARD):
-        return Shown(100 + rank, rank, step, moment, 0, 0.0)
+        return Shown(100 + rank, rank, step, moment, 0.0)
 
     ranks = {rank: shown(rank, 5 + rank) for rank in range(4)}
     assert least_version(ranks) == 5

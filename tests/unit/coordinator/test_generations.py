@@ -6,7 +6,7 @@ from reknit.layout import Degrees
 from reknit.protocol.agents import Begin, Drain, End, FromSlot, Leaving, Welcome
 from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ExitClass
-from reknit.protocol.ranks import Checkpointed, Evaluated, Finished, Resumed, StepDone
+from reknit.protocol.ranks import Checkpointed, CopyDiffered, Evaluated, Finished, Resumed, StepDone
 from reknit.protocol.status import MembershipPhase
 
 
@@ -278,11 +278,14 @@ def test_what_a_rank_reports_becomes_a_sentence(drive) -> None:
     job.say(0, Checkpointed(step=10, location="/c/step-10", seconds=1.5))
     job.say(0, Checkpointed(step=20, location="/c/step-20", error="no space left on device"))
     job.say(0, Evaluated(step=20, metrics={"loss": 1.25}))
-    assert [record.message for record in job.records[-4:]] == [
+    job.say(1, CopyDiffered(step=20, ward=0))
+    assert [record.message for record in job.records[-5:]] == [
         "Training starts from the beginning.",
         "The checkpoint of step 10 is durable after 1.50 s.",
         "The checkpoint of step 20 could not be written: no space left on device",
         "The evaluation at step 20 gave loss 1.25.",
+        "The copy of rank 0's shard on rank 1 on w1 differed from its original at step 20, and was "
+        "made anew.",
     ]
     assert job.state.checkpoint.step == 10
     assert job.state.checkpoint.error == "no space left on device"

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pytest
 
 from reknit.protocol.agents import Conclude, End
@@ -123,6 +125,34 @@ def test_progress_starts_the_count_anew(drive) -> None:
         job.exit(1, signal=9)
         job.stop()
     assert job.state.conclusion is None
+
+
+def test_too_many_recoveries_within_the_window_end_the_job(drive) -> None:
+    """Although every one of them brings progress."""
+    job = drive(process_failures=3, process_failure_window=timedelta(minutes=1))
+    job.begin()
+    for step in range(1, 4):
+        job.step(step)
+        job.exit(1, signal=9)
+        job.stop()
+    job.step(4)
+    done = conclusion(job.exit(1, signal=9))
+    assert done.exit_class is ExitClass.KILLED
+    assert done.message == (
+        "given up after 3 recoveries within 0:01:00: rank 1 on w1 was ended by signal 9"
+    )
+
+
+def test_failures_that_the_window_has_left_behind_do_not_count(drive) -> None:
+    job = drive(process_failures=3, process_failure_window=timedelta(minutes=1))
+    job.begin()
+    for step in range(1, 12):
+        job.step(step)
+        job.exit(1, signal=9)
+        job.stop()
+        job.wait(20.1, 0, 1)
+    assert job.state.conclusion is None
+    assert len(job.state.failure_times) <= 4
 
 
 def test_lost_agents_do_not_count_as_failures_of_processes(drive) -> None:

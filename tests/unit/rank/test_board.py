@@ -12,19 +12,8 @@ def test_the_last_change_is_what_is_read(tmp_path):
     board.rank = 3
     board.enter(Moment.FORWARD, 6)
     board.enter(Moment.GATE, 7)
-    expected = Shown(os.getpid(), 3, 7, Moment.GATE, 0, 12.5)
+    expected = Shown(os.getpid(), 3, 7, Moment.GATE, 12.5)
     assert read_board(tmp_path / "board") == {os.getpid(): expected}
-    board.close()
-
-
-def test_collectives_are_counted_and_change_nothing_else(tmp_path):
-    board = Board(tmp_path, clock=lambda: 1.0)
-    board.rank = 0
-    board.enter(Moment.REDUCE, 9)
-    board.collective()
-    board.collective()
-    board.enter(Moment.GATE, 9)
-    assert read_board(tmp_path)[os.getpid()] == Shown(os.getpid(), 0, 9, Moment.GATE, 2, 1.0)
     board.close()
 
 
@@ -83,6 +72,5 @@ def test_without_the_variable_nothing_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     board = Board.from_environment()
     board.enter(Moment.FORWARD, 1)
-    board.collective()
     board.close()
     assert list(Path.cwd().iterdir()) == []

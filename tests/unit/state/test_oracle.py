@@ -12,11 +12,10 @@ from reknit.state.oracle import (
     survivable_nodes,
     survivable_ranks,
     survives,
-    unsurvivable_nodes,
     unsurvivable_pairs,
 )
 from reknit.state.placement import wards
-from reknit.state.transfer import Holding, is_complete
+from reknit.state.transfer import Holding, missing
 
 ZERO = (Sharding.ZERO1, Sharding.ZERO2, Sharding.ZERO3)
 TWO_BY_TWO = ["a", "a", "b", "b"]
@@ -49,19 +48,18 @@ def test_table(sharding, nodes, copies, lost, survived):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "copies", "pairs", "lost_nodes"),
+    ("nodes", "copies", "pairs"),
     [
-        (ONE_EACH, 1, {(0, 1), (1, 2), (2, 3), (0, 3)}, set()),
-        (ONE_EACH, 2, set(), set()),
-        (TWO_BY_TWO, 1, {(0, 2), (1, 3)}, set()),
-        (["a", "a", "a"], 1, {(0, 1), (1, 2), (0, 2)}, {"a"}),
-        (["a", "b"], 0, {(0, 1)}, {"a", "b"}),
+        (ONE_EACH, 1, {(0, 1), (1, 2), (2, 3), (0, 3)}),
+        (ONE_EACH, 2, set()),
+        (TWO_BY_TWO, 1, {(0, 2), (1, 3)}),
+        (["a", "a", "a"], 1, {(0, 1), (1, 2), (0, 2)}),
+        (["a", "b"], 0, {(0, 1)}),
     ],
 )
-def test_what_is_not_survived_is_listed(nodes, copies, pairs, lost_nodes):
+def test_what_is_not_survived_is_listed(nodes, copies, pairs):
     for sharding in ZERO:
         assert unsurvivable_pairs(sharding, nodes, copies) == pairs
-        assert unsurvivable_nodes(sharding, nodes, copies) == lost_nodes
 
 
 def test_a_large_world_is_answered_at_once():
@@ -69,7 +67,6 @@ def test_a_large_world_is_answered_at_once():
     assert survivable_ranks(Sharding.ZERO3, nodes, 2) == 2
     assert survivable_nodes(Sharding.ZERO3, nodes, 2) == 2
     assert len(unsurvivable_pairs(Sharding.ZERO3, nodes, 1)) == len(nodes)
-    assert unsurvivable_nodes(Sharding.ZERO3, nodes, 1) == frozenset()
 
 
 def holdings(sharding, nodes, copies, lost):
@@ -98,7 +95,7 @@ def test_the_oracle_says_what_the_survivors_hold(world, data):
     sharding, nodes, copies = world
     lost = data.draw(st.sets(st.sampled_from(range(len(nodes)))))
     sizes, held = holdings(sharding, nodes, copies, lost)
-    assert survives(sharding, nodes, copies, lost) is is_complete(sizes, held)
+    assert survives(sharding, nodes, copies, lost) is (missing(sizes, held) is None)
 
 
 @given(WORLDS)
@@ -122,7 +119,4 @@ def test_summaries_agree_with_trying_all_losses(world):
         assert not safe(groups, found + 1)
     assert unsurvivable_pairs(sharding, nodes, copies) == {
         pair for pair in combinations(ranks, 2) if not survives(sharding, nodes, copies, pair)
-    }
-    assert unsurvivable_nodes(sharding, nodes, copies) == {
-        node for node, lost in by_node.items() if not survives(sharding, nodes, copies, lost)
     }
