@@ -7,6 +7,7 @@ from reknit.protocol.settings import (
     BatchSettings,
     CheckpointSettings,
     JobSettings,
+    NumberSettings,
     RecoverySettings,
 )
 from reknit_operator.api.types import DistributedTrainingJob, JobSpec
@@ -51,6 +52,10 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
             grace_seconds=grace_period(spec).total_seconds(),
             process_failures=spec.recovery.process_budget.failures,
             process_failure_window_seconds=spec.recovery.process_budget.per.total_seconds(),
+        ),
+        numbers=NumberSettings(
+            outlier_factor=spec.recovery.wrong_numbers.outlier_factor,
+            on_bad_data=spec.recovery.wrong_numbers.on_bad_data,
         ),
         checkpoint=_checkpoint(spec, options),
     )

@@ -34,8 +34,8 @@ class Config:
     wait_step: int = 1_000_000
     wait_at_end: str | None = None
     """A file; the last step waits for it to appear."""
-    full_until: int = 0
-    """The step before which no file can be written, as on a full disk."""
+    full_until: str | None = None
+    """A file; until it appears no other one can be written, as on a full disk."""
 
 
 def network(width: int) -> nn.Module:
@@ -101,8 +101,8 @@ def train(job: reknit.Job, config: Config) -> None:
     for batch in job.batches(data, steps=config.steps, epochs=config.epochs):
         if batch.step == config.fail_step and config.fail_rank in (-1, job.rank):
             cause_trouble(config)
-        if config.full_until:
-            fill_disk(batch.step < config.full_until)
+        if config.full_until is not None:
+            fill_disk(not Path(config.full_until).exists())
         if batch.step >= config.wait_step:
             wait_for_file(config.wait_for)
         if batch.step + 1 == config.steps:

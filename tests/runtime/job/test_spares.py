@@ -15,11 +15,11 @@ TARGET_SECONDS = 2.0
 
 def kill_pod(run: Run, name: str) -> float:
     """SIGKILL to every process of a pod; returns when, in seconds since the epoch."""
-    mark = f"REKNIT_POD_NAME={name}\0".encode()
+    log = run.run_dir / "logs" / f"{name}.log"
     found = [
         process.pid
         for process in session_processes(run.process.pid)
-        if mark in Path(f"/proc/{process.pid}/environ").read_bytes()
+        if Path(f"/proc/{process.pid}/fd/1").readlink() == log
     ]
     assert len(found) >= 3, "the agent, its forkserver and a rank"
     now = time.time()
