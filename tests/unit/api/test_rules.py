@@ -191,6 +191,16 @@ BROKEN = {
         "spec.checkpoint.volume",
         "give exactly one of persistentVolumeClaim, nfs and hostPath",
     ),
+    "source without a kind": (
+        {"spec.source": {}},
+        "spec.source",
+        "give exactly one of configMap, persistentVolumeClaim, nfs and hostPath",
+    ),
+    "source of two kinds": (
+        {"spec.source": {"configMap": {"name": "code"}, "hostPath": {"path": "/code"}}},
+        "spec.source",
+        "give exactly one of configMap, persistentVolumeClaim, nfs and hostPath",
+    ),
     "gang": (
         {"spec.scheduling.gang": "PodGroup"},
         "spec.scheduling.gang",
@@ -257,6 +267,7 @@ SOUND = {
             "keep": 1,
         }
     },
+    "code in a ConfigMap": {"spec.source": {"configMap": {"name": "gpt-bytes"}}},
     "the rest": {
         "spec.image": "registry.example/gpt:1",
         "spec.precision": "BF16",

@@ -12,6 +12,7 @@ FIXED_CHANGES = {
     "entrypoint": {"spec.entrypoint.function": "gpt_bytes:other"},
     "entrypoint, only its config": {"spec.entrypoint.config": {"depth": 5}},
     "image": {"spec.image": "registry.example/gpt:2"},
+    "source": {"spec.source": {"configMap": {"name": "code"}}},
     "framework": {"spec.framework": "JAX"},
     "parallelism": {"spec.parallelism.sharding": "ZeRO1"},
     "batch": {"spec.batch.micro": 4},

@@ -149,7 +149,7 @@ def test_terminal_condition_comes_after_the_clean_up(settled, make_worker, make_
     second = decide(later(), now)
     assert deleted(second) == ["gpt", "gpt-token"]
     assert second.status is None or second.status.completion_time is None
-    third = decide(later(services=(), secrets=()), now)
+    third = decide(later(passive=()), now)
     assert third.status is not None
     assert third.status.completion_time == now
     assert condition(third.status, "Succeeded").status == "True"
@@ -162,7 +162,7 @@ def test_terminal_condition_comes_after_the_clean_up(settled, make_worker, make_
 def test_the_outcome_survives_the_loss_of_all_evidence(settled, make_worker, make_conclusion, now):
     word = make_conclusion(ExitClass.PROGRAM_ERROR, traceback="here")
     first = decide(settled(make_worker(0, phase=PodPhase.FAILED, conclusion=word)), now)
-    bare = settled(with_pods=False, services=(), secrets=(), status=first.status)
+    bare = settled(with_pods=False, passive=(), status=first.status)
     last = decide(bare, now)
     assert created(last) == []
     assert last.status is not None
