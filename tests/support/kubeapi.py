@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -13,6 +13,13 @@ from reknit_operator.kube.resources import RESOURCES, collection_path
 
 Object = dict[str, Any]
 NODE = "node-1"
+
+
+async def eventually(fits: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+    """Asks again and again until it fits: for what no watch tells of."""
+    async with asyncio.timeout(seconds):
+        while not await fits():  # noqa: ASYNC110 - nothing would set an event
+            await asyncio.sleep(0.02)
 
 
 class RefusalError(Exception):
