@@ -16,12 +16,14 @@ START_SECONDS = 60
 
 
 class OperatorProcess:
-    """`python -m reknit_operator.kube` as the user `operator`."""
+    """`python -m reknit_operator.kube` as one of the server's users."""
 
-    def __init__(self, server: ApiServer, folder: Path, options: Sequence[str]) -> None:
+    def __init__(
+        self, server: ApiServer, folder: Path, options: Sequence[str], user: str = "operator"
+    ) -> None:
         (self.port,) = free_ports(1)
         self.log = folder / f"operator-{self.port}.log"
-        self._kubeconfig = server.kubeconfig("operator")
+        self._kubeconfig = server.kubeconfig(user)
         self._options = options
         self._process: asyncio.subprocess.Process | None = None
 
@@ -32,6 +34,11 @@ class OperatorProcess:
 
     async def start(self) -> None:
         """Starts it; returns when it answers."""
+        await self.launch()
+        await eventually(self._answers, START_SECONDS)
+
+    async def launch(self) -> None:
+        """Starts it."""
         command = [sys.executable, "-W", "error", "-m", "reknit_operator.kube"]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -43,7 +50,6 @@ class OperatorProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
             )
-        await eventually(self._answers, START_SECONDS)
 
     async def _answers(self) -> bool:
         assert self._process is not None

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -123,9 +124,11 @@ class Election:
         logger.error("The Lease %s/%s is lost", self._namespace, self._name)
 
     async def release(self) -> None:
-        """Gives the Lease back, so that the next one need not wait."""
-        if self.leads:
-            self.leads = False
+        """Gives the Lease back, so that the next one need not wait until it has run out."""
+        if not self.leads:
+            return
+        self.leads = False
+        with suppress(ApiError, OSError):
             lease = await self._read()
             if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
                 await self._write(lease, "")

@@ -11,6 +11,7 @@ import kopf
 from reknit.errors import ConfigurationError
 from reknit_operator.constants import Kind
 from reknit_operator.kube.access import Access
+from reknit_operator.kube.answers import RefusedError
 from reknit_operator.kube.client import KubeClient
 from reknit_operator.kube.freshness import Freshness
 from reknit_operator.kube.lease import Election
@@ -140,9 +141,11 @@ class Operator:
             self._stopped.set()
             kopf_stop.set()
             await asyncio.wait({watching})
-        for result in (*results, watching.exception()):
+        for result in results:
             if isinstance(result, Exception):
                 raise result
+        if (error := watching.exception()) is not None:
+            raise RefusedError(f"the watches have ended: {error}") from error
 
     async def _halt(self) -> None:
         """Kopf has been told to stop by a signal: the rest stops before it does."""

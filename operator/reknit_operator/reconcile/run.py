@@ -9,6 +9,7 @@ from reknit_operator.api.types import (
 )
 from reknit_operator.build.coordinator import build_coordinator
 from reknit_operator.build.passive import build_passive
+from reknit_operator.build.settings import checkpoint_settings
 from reknit_operator.build.worker import build_worker
 from reknit_operator.constants import Reason, Role, replica_key
 from reknit_operator.policy.budget import charge, exhausted, replace_at
@@ -52,6 +53,9 @@ def _begin(draft: Draft) -> None:
     draft.condition(ConditionType.SUSPENDED, False, reason)
     draft.condition(ConditionType.SUCCEEDED, None, Reason.STARTED)
     sentence = f"attempt {draft.status.attempts} began"
+    is_function = draft.job.spec.entrypoint.function is not None
+    if is_function and checkpoint_settings(draft.job.spec, draft.observed.options) is None:
+        sentence += ", and writes no checkpoints as there is no checkpoint.volume"
     draft.event("Normal", Reason.RESUMED if resumed else Reason.STARTED, sentence)
 
 

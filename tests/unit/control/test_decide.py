@@ -9,6 +9,7 @@ from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ExitClass
 from reknit.protocol.status import CoordinatorStatus, MembershipPhase, Progress
 from reknit_operator.api.types import JobStatus, Membership
+from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import IMAGE_PATIENCE, STATUS_PERIOD, STUCK_AFTER, Kind
 from reknit_operator.reconcile.decide import decide
 from reknit_operator.reconcile.observed import Observed, PodPhase
@@ -347,3 +348,18 @@ def test_the_coordinator_hears_which_of_the_pods_that_it_misses_are_no_more(
     assert [ref.name for ref in plan.gone] == ["gpt-worker-2", "gpt-worker-9"]
     stale = report.model_copy(update={"incarnation": 0})
     assert decide(settled(unheard, ended, coordinator=stale), now).gone == ()
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "is_told"),
+    [
+        ({}, BuildOptions(), True),
+        ({}, BuildOptions(checkpoint_root="/runs/1"), False),
+        ({"checkpoint": {"volume": {"hostPath": {"path": "/ckpt"}}}}, BuildOptions(), False),
+        ({"entrypoint": {"command": ["python"]}, "batch": None}, BuildOptions(), False),
+    ],
+)
+def test_a_job_that_cannot_write_checkpoints_is_told_so(make_job, now, spec, options, is_told):
+    plan = decide(Observed(job=make_job(**spec), options=options), now)
+    (event,) = plan.events
+    assert ("no checkpoint.volume" in event.message) is is_told

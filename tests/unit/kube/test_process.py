@@ -8,8 +8,10 @@ import pytest
 from apiserver import free_ports
 from reknit.errors import ConfigurationError
 from reknit_operator.constants import Kind
+from reknit_operator.kube.answers import RefusedError
 from reknit_operator.kube.freshness import Freshness
 from reknit_operator.kube.metrics import OperatorMetrics, state_of
+from reknit_operator.kube.operator import Operator
 from reknit_operator.kube.options import parse_options
 from reknit_operator.kube.server import HealthServer
 from reknit_operator.reconcile.cache import Cache
@@ -100,6 +102,26 @@ async def test_the_age_of_the_queue_is_that_of_its_first_key():
     assert 10 <= queue.age(after + 10) <= 10 + after - before
     queue.done(await queue.get())
     assert queue.age(loop.time()) == 0
+
+
+@pytest.fixture
+def options():
+    (port,) = free_ports(1)
+    return parse_options(["--namespace", "a", "--port", str(port)])
+
+
+async def test_a_cluster_that_does_not_know_jobs_is_told_so(scripted, access, options):
+    scripted.will(404, {"message": "not found"})
+    with pytest.raises(ConfigurationError, match="install the chart"):
+        await Operator(access, options).run()
+
+
+async def test_a_permission_that_is_missing_is_named(scripted, access, options):
+    scripted.will(403, {"message": "jobs is forbidden"})
+    with pytest.raises(RefusedError, match="jobs is forbidden"):
+        await Operator(access, options).run()
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await fetch(options.port, "/healthz")
 
 
 async def fetch(port, path):
