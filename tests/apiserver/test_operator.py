@@ -117,7 +117,8 @@ async def test_success_is_what_the_workers_say(api, namespace, node, pods):
         await node.conclude(pods[name], ExitClass.SUCCEEDED)
     job = (await api.until(Kind.JOB, namespace, holds("Succeeded")))[NAME]
     assert condition(job, "Succeeded")["message"] == "done"
-    assert job["status"]["progress"]["step"] == 7
+    (shown,) = await api.table(Kind.JOB, namespace)
+    assert (shown["Name"], shown["State"], shown["Step"]) == (NAME, "Succeeded", 7)
     for kind in PASSIVE:
         assert await api.list(kind, namespace) == []
     left = {pod["metadata"]["name"] for pod in await api.list(Kind.POD, namespace)}

@@ -1,6 +1,7 @@
 """The API as a test sees it: plain objects, and waiting for what is to come by watches."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -63,6 +64,15 @@ class Api:
         path = collection_path(RESOURCES[Kind(item["kind"])], item["metadata"]["namespace"])
         return await self.call("POST", path, item)
 
+    async def table(self, kind: Kind, namespace: str) -> list[dict[str, Any]]:
+        """What `kubectl get -o wide` shows: for each object its cells by their column."""
+        path = collection_path(RESOURCES[kind], namespace)
+        accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+        async with self._session.get(path, headers=accept) as response:
+            found = json.loads(await response.text())
+        names = [column["name"] for column in found["columnDefinitions"]]
+        return [dict(zip(names, row["cells"], strict=True)) for row in found["rows"]]
+
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         return await self.call("GET", f"{collection_path(RESOURCES[kind], namespace)}/{name}")
 
@@ -120,8 +130,9 @@ class Api:
         found: dict[str, Object] = {}
         if fits(found):
             return found
-        async with asyncio.timeout(seconds):
-            async for change, item in self.changes(kind, namespace):
+        changes = contextlib.aclosing(self.changes(kind, namespace))
+        async with asyncio.timeout(seconds), changes as stream:
+            async for change, item in stream:
                 if change == "DELETED":
                     found.pop(item["metadata"]["name"], None)
                 else:
