@@ -1,5 +1,6 @@
 """The operator's process against a real API server; a fake node sets the statuses of pods."""
 
+import os
 import re
 import signal
 
@@ -307,6 +308,21 @@ async def test_a_restarted_api_server_is_found_again(server, api, namespace, ope
         wanted = EVERYTHING - {f"{NAME}-worker-0"} | {f"{NAME}-worker-0-1"}
         await api.until(Kind.POD, namespace, phases("Running", wanted))
     assert await operator.health() == 200
+
+
+async def test_what_was_deleted_behind_its_back_is_missed(server, api, namespace, operator):
+    """After a restart the API server knows no old changes, and a list shows no deletions."""
+    async with FakeNode(api, namespace).running():
+        await api.create(manifest(namespace))
+        await api.until(Kind.POD, namespace, phases("Running", EVERYTHING))
+    os.kill(operator.pid, signal.SIGSTOP)
+    await api.delete(Kind.POD, namespace, f"{NAME}-worker-0", grace=0)
+    server.stop_server()
+    server.start_server()
+    os.kill(operator.pid, signal.SIGCONT)
+    async with FakeNode(api, namespace).running():
+        await api.until(Kind.POD, namespace, phases("Running", EVERYTHING))
+    assert await operator.figure("reknit_operator_relists_total") > 0
 
 
 async def test_it_stops_when_told_and_shows_no_secret(api, namespace, operator, pods):

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -17,6 +18,7 @@ from reknit_operator.reconcile.client import Object
 from reknit_operator.reconcile.queue import KeyedQueue
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+START_SECONDS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 PENDING: Final = "Pending"
 """State of a job of which nothing is true yet."""
 
@@ -65,6 +67,13 @@ class OperatorMetrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._start_seconds = Histogram(
+            "reknit_operator_start_seconds",
+            "From the creation of a job until it trains.",
+            buckets=START_SECONDS,
+            registry=self._registry,
+        )
+        self._not_started: set[str] = set()
         for result in ("success", "conflict", "error"):
             self._passes.labels(result)
 
@@ -77,6 +86,30 @@ class OperatorMetrics:
         """Takes note of a request to the API server."""
         self._requests.labels(verb, kind, str(status)).inc()
         self._request_seconds.labels(verb).observe(seconds)
+
+    def saw(self, job: Object) -> None:
+        """Takes note of a job's state, to know how long it takes until it trains.
+
+        A job that was already training when this operator began is not counted.
+        """
+        uid, status = job["metadata"]["uid"], job.get("status", {})
+        begun = [
+            found["lastTransitionTime"]
+            for found in status.get("conditions", ())
+            if (found["type"], found["status"]) == (ConditionType.RUNNING, "True")
+        ]
+        if not begun and status.get("attempts", 0) <= 1 and "completionTime" not in status:
+            self._not_started.add(uid)
+        elif uid in self._not_started:
+            self._not_started.discard(uid)
+            if begun:
+                created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
+                waited = datetime.fromisoformat(begun[0]) - created
+                self._start_seconds.observe(waited.total_seconds())
+
+    def forgot(self, uid: str) -> None:
+        """Takes note of a job's end."""
+        self._not_started.discard(uid)
 
     def text(self) -> bytes:
         """What a scrape answers."""

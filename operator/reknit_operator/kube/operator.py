@@ -153,6 +153,11 @@ class Operator:
         await self._stopped.wait()
 
     def _feed(self, event: WatchEvent) -> None:
+        if event.object["kind"] == Kind.JOB:
+            if event.type == "DELETED":
+                self._metrics.forgot(event.object["metadata"]["uid"])
+            else:
+                self._metrics.saw(event.object)
         key = self._cache.handle(event)
         if key is not None:
             self._queue.add(key)

@@ -93,6 +93,33 @@ async def test_metrics(metrics):
         assert line in lines
 
 
+def seen(running, **status):
+    metadata = {"uid": "u", "creationTimestamp": "2026-01-01T12:00:00Z"}
+    condition = {"type": "Running", "status": running, "lastTransitionTime": "2026-01-01T12:00:07Z"}
+    return {"metadata": metadata, "status": {"conditions": [condition], **status}}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "count", "total"),
+    [
+        ((seen("False"), seen("False"), seen("True"), seen("True")), 1, 7),
+        ((seen("False"), seen("True"), seen("False", attempts=2), seen("True", attempts=2)), 1, 7),
+        ((seen("True"),), 0, 0),
+        ((seen("False"), seen("False", completionTime="2026-01-01T12:00:09Z")), 0, 0),
+        ((seen("False"), None, seen("True")), 0, 0),
+    ],
+)
+async def test_the_time_until_a_job_trains(metrics, jobs, count, total):
+    for job in jobs:
+        if job is None:
+            metrics.forgot("u")
+        else:
+            metrics.saw(job)
+    lines = metrics.text().decode().splitlines()
+    assert f"reknit_operator_start_seconds_count {count:.1f}" in lines
+    assert f"reknit_operator_start_seconds_sum {total:.1f}" in lines
+
+
 async def test_the_age_of_the_queue_is_that_of_its_first_key():
     queue, loop = KeyedQueue(), asyncio.get_running_loop()
     assert queue.age(loop.time()) == 0
