@@ -316,9 +316,9 @@ async def test_what_was_deleted_behind_its_back_is_missed(server, api, namespace
         await api.create(manifest(namespace))
         await api.until(Kind.POD, namespace, phases("Running", EVERYTHING))
     os.kill(operator.pid, signal.SIGSTOP)
-    await api.delete(Kind.POD, namespace, f"{NAME}-worker-0", grace=0)
     server.stop_server()
     server.start_server()
+    await api.delete(Kind.POD, namespace, f"{NAME}-worker-0", grace=0)
     os.kill(operator.pid, signal.SIGCONT)
     async with FakeNode(api, namespace).running():
         await api.until(Kind.POD, namespace, phases("Running", EVERYTHING))
