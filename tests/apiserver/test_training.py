@@ -1,5 +1,6 @@
 """A whole job trains: the API server is real, and so are operator, agents and ranks."""
 
+import signal
 from pathlib import Path
 
 import yaml
@@ -26,7 +27,7 @@ def holds(jobs, kind):
     )
 
 
-async def test_the_example_trains_and_goes_on_after_a_deleted_pod(
+async def test_the_example_trains_although_operator_and_a_pod_are_lost(
     api, namespace, operator, tmp_path
 ):
     manifest = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
@@ -37,9 +38,12 @@ async def test_the_example_trains_and_goes_on_after_a_deleted_pod(
     async with ProcessNode(api, namespace, tmp_path, EXAMPLE).running():
         await api.create(manifest)
         await api.until(Kind.JOB, namespace, trains, seconds=240)
+        await operator.send(signal.SIGKILL)
         await api.delete(Kind.POD, namespace, "gpt-bytes-worker-1")
+        await operator.start()
         jobs = await api.until(Kind.JOB, namespace, finished, seconds=240)
     status = jobs["gpt-bytes"]["status"]
     assert holds(jobs, "Succeeded"), status
     assert status["progress"]["step"] == 200
-    assert status["replacements"] == {"worker-1": 1}
+    # Nothing was started anew but the pod, and its coordinator never noticed the operator's end.
+    assert (status["attempts"], status["membership"]["incarnation"]) == (1, 1)

@@ -115,9 +115,14 @@ class Api:
             yield "ADDED", {"kind": str(kind), **item}
         query = {"watch": "true", "resourceVersion": listed["metadata"]["resourceVersion"]}
         async with self._session.get(path, params=query) as response:
-            async for line in response.content:
-                change = json.loads(line)
-                yield change["type"], change["object"]
+            try:
+                async for line in response.content:
+                    change = json.loads(line)
+                    yield change["type"], change["object"]
+            finally:
+                # To end it in good order takes an answer, for which the loop may not run any more.
+                if response.connection is not None and response.connection.transport is not None:
+                    response.connection.transport.abort()
 
     async def until(
         self,

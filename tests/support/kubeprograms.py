@@ -1,4 +1,5 @@
-"""Programs of a Kubernetes control plane: found in KUBEBUILDER_ASSETS, else built from Go modules.
+"""Programs of a Kubernetes control plane: found in KUBEBUILDER_ASSETS, else built from Go modules;
+Helm also where it is installed.
 
 `python kubeprograms.py NAME...` builds them ahead of a test run and prints where they are.
 """
@@ -6,6 +7,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,8 @@ def find(name: str) -> Path:
     assets = os.environ.get(ASSETS)
     if assets and (ready := Path(assets) / name).is_file():
         return ready
+    if name == "helm" and (installed := shutil.which(name)):
+        return Path(installed)
     program = PROGRAMS[name]
     target = CACHE / f"{name}-{program.version}"
     if not target.is_file():

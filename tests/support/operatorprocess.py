@@ -39,7 +39,10 @@ class OperatorProcess:
 
     async def launch(self) -> None:
         """Starts it."""
-        command = [sys.executable, "-W", "error", "-m", "reknit_operator.kube"]
+        # kopf does not wait until the TLS connections of its watches have ended in good order.
+        warnings = ("error", "ignore:unclosed:ResourceWarning")
+        flags = [f"-W{warning}" for warning in warnings]
+        command = [sys.executable, *flags, "-m", "reknit_operator.kube"]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
