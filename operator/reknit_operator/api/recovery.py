@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from reknit.protocol.outcome import ExitClass
-from reknit.protocol.settings import OnLoss
+from reknit.protocol.settings import OnBadData, OnLoss
 from reknit_operator.api.base import INT_MAX, Duration, Part
 from reknit_operator.api.pods import Volume
 
@@ -46,6 +46,7 @@ class Rule(Part):
             ExitClass.OUT_OF_MEMORY,
             ExitClass.PREEMPTED,
             ExitClass.KILLED,
+            ExitClass.WRONG_NUMBERS,
             ExitClass.INFRASTRUCTURE,
         ]
         | None
@@ -66,6 +67,19 @@ class Budget(Part):
     """Length of the window that slides over the failures."""
 
 
+class WrongNumbers(Part):
+    """Which numbers count as wrong before an update is applied, and what follows from them.
+
+    A loss or gradient that is not finite always does. The step is computed again, and once more on
+    other ranks, to tell whether a rank or the data are at fault; a rank is replaced.
+    """
+
+    outlier_factor: Annotated[int, Field(ge=2, le=INT_MAX)] | None = None
+    """A gradient norm so many times the largest of the latest 64 steps is wrong too."""
+    on_bad_data: OnBadData = OnBadData.HALT
+    """When samples give wrong numbers on any rank: Halt the job, or Skip the update."""
+
+
 class Recovery(Part):
     """What to do when ranks are lost."""
 
@@ -74,6 +88,8 @@ class Recovery(Part):
     rank holds everything, and none are made."""
     on_loss: OnLoss = OnLoss.WAIT
     """Without a replacement: Wait for one, or Shrink to the ranks that are left."""
+    wrong_numbers: WrongNumbers = WrongNumbers()
+    """What to do about losses and gradients that cannot be right."""
     rules: Annotated[tuple[Rule, ...], Field(max_length=20)] = ()
     """What to do about certain failures instead of what their class asks for."""
     budget: Budget = Budget()

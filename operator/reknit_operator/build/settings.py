@@ -7,6 +7,7 @@ from reknit.protocol.settings import (
     BatchSettings,
     CheckpointSettings,
     JobSettings,
+    NumberSettings,
     RecoverySettings,
 )
 from reknit_operator.api.types import DistributedTrainingJob, JobSpec
@@ -49,6 +50,10 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
             copies=spec.recovery.copies,
             on_loss=spec.recovery.on_loss,
             grace_seconds=grace_period(spec).total_seconds(),
+        ),
+        numbers=NumberSettings(
+            outlier_factor=spec.recovery.wrong_numbers.outlier_factor,
+            on_bad_data=spec.recovery.wrong_numbers.on_bad_data,
         ),
         checkpoint=checkpoint_settings(spec, options),
     )

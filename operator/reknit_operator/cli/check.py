@@ -1,6 +1,6 @@
 """Everything that can be known of a job before anything is started."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,19 @@ class Checked:
     plan: Plan
 
 
-def check(file: Path, assignments: Sequence[str], run_dir: Path) -> Checked:
+def check(
+    file: Path,
+    assignments: Sequence[str],
+    run_dir: Path,
+    inspect: Callable[[JobSettings, Path], Inspection] | None = None,
+) -> Checked:
     """Reads, validates and inspects a job.
+
+    Args:
+        file: the manifest.
+        assignments: values of its configuration that are to be others.
+        run_dir: where the job would run.
+        inspect: makes the dry run; by default in a process of its own.
 
     Raises:
         Refusal: it cannot run.
@@ -34,7 +45,7 @@ def check(file: Path, assignments: Sequence[str], run_dir: Path) -> Checked:
     settings = local_settings(job, run_dir)
     inspection = None
     if settings.function is not None:
-        inspection = inspect_function(settings, file.parent)
+        inspection = (inspect or inspect_function)(settings, file.parent)
         reason = obstacle(settings.sharding, inspection)
         if reason is not None:
             raise Refusal([f"{file}: spec.parallelism.sharding: {reason}"])

@@ -7,15 +7,18 @@ it is imported stays over there.
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from reknit.agent.borrowing import Program, borrow
 from reknit.agent.launcher import forkserver_environment
 from reknit.protocol.inspection import INSPECTION_RESULT, Inspection, InspectionFailure
 from reknit.protocol.settings import ENV_JOB, JobSettings
 from reknit_operator.cli.refusal import Refusal
+from reknit_operator.local.nursery import Nursery
 
 KEPT_OUTPUT = 2000
 
@@ -26,23 +29,52 @@ def inspect_function(settings: JobSettings, folder: Path) -> Inspection:
     Raises:
         Refusal: the function, its configuration or its data cannot be used, or it failed.
     """
+    variables = environment(settings, folder, os.environ)
+    return _judged(settings, *_run(variables))
+
+
+def inspect_warm(settings: JobSettings, folder: Path, nursery: Nursery) -> Inspection:
+    """The same in a fork of the nursery, which is started for it and stays warm for the job."""
+    variables = environment(settings, folder, os.environ)
+    nursery.start(variables)
+    ran = _fork(variables, str(nursery.socket)) if nursery.is_up() else None
+    return _judged(settings, *(ran or _run(variables)))
+
+
+def _run(variables: Mapping[str, str]) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of the dry run."""
     process = subprocess.run(
         # Without -P the current folder would come before the manifest's.
         [sys.executable, "-P", "-m", "reknit.inspection"],
-        env=environment(settings, folder, os.environ),
+        env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
         check=False,
     )
+    return process.returncode, process.stdout, process.stderr
+
+
+def _fork(variables: Mapping[str, str], nursery: str) -> tuple[int, str, str] | None:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        descriptors = [output.fileno(), errors.fileno()]
+        process = borrow(nursery, Program.INSPECTION, (), variables, descriptors=descriptors)
+        if process is None:
+            return None
+        status = process.wait()
+        for file in (output, errors):
+            file.seek(0)
+        return status, output.read().decode(), errors.read().decode(errors="replace")
+
+
+def _judged(settings: JobSettings, status: int, output: str, errors: str) -> Inspection:
     try:
-        found = INSPECTION_RESULT.validate_json(process.stdout)
+        found = INSPECTION_RESULT.validate_json(output)
     except ValidationError:
-        output = process.stderr[-KEPT_OUTPUT:].strip()
         raise Refusal(
-            [f"the dry run of {settings.function} ended with {ending(process.returncode)}"],
-            traceback=output or None,
+            [f"the dry run of {settings.function} ended with {ending(status)}"],
+            traceback=errors[-KEPT_OUTPUT:].strip() or None,
         ) from None
     if isinstance(found, InspectionFailure):
         raise Refusal(found.problems, found.traceback)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -13,10 +14,12 @@ from reknit_operator.cli.check import Checked, check
 from reknit_operator.cli.display.output import OutputTail
 from reknit_operator.cli.display.shown import LiveDisplay, PlainDisplay, display_for
 from reknit_operator.cli.driving import Aborted, Interrupts, drive, start
+from reknit_operator.cli.dryrun import inspect_warm
 from reknit_operator.cli.kills import Kill, parse
 from reknit_operator.cli.manifests import read_job
 from reknit_operator.cli.refusal import Refusal
 from reknit_operator.cli.report.build import write_report
+from reknit_operator.local.nursery import Nursery
 
 
 def run(
@@ -39,10 +42,11 @@ def run(
     job = read_job(file, assignments)
     folder = rundir.choose(job.metadata.name, run_dir, resume=resume)
     wanted = parse(kills, job.spec.workers.world_size)
-    with console.status("checking the job"):
-        checked = check(file, assignments, folder)
-    with rundir.claimed(folder):
-        return _run(console, errors, file, checked, folder, wanted, metrics_port)
+    with Nursery() as nursery:
+        with console.status("checking the job"):
+            checked = check(file, assignments, folder, partial(inspect_warm, nursery=nursery))
+        with rundir.claimed(folder):
+            return _run(console, errors, file, checked, folder, wanted, metrics_port, nursery)
 
 
 def _run(
@@ -53,15 +57,19 @@ def _run(
     folder: Path,
     kills: Sequence[Kill],
     metrics_port: int | None,
+    nursery: Nursery,
 ) -> int:
     name = checked.job.metadata.name
     display = display_for(console, name, OutputTail(folder / "logs"))
     began = monotonic()
     try:
         with display:
-            end = asyncio.run(_session(checked, file, folder, display, kills, metrics_port))
+            end = asyncio.run(
+                _session(checked, file, folder, display, kills, metrics_port, nursery)
+            )
     except Aborted:
         end = summary.Outcome(summary.ExitCode.STOPPED, f"{name} was ended at once")
+    nursery.keep_log(folder / "logs")
     report = _report(errors, folder)
     if end.code is not summary.ExitCode.CONFIGURATION:
         console.print()
@@ -105,6 +113,7 @@ async def _session(
     display: PlainDisplay | LiveDisplay,
     kills: Sequence[Kill],
     metrics_port: int | None,
+    nursery: Nursery,
 ) -> summary.Outcome:
     # Imported late: it brings an HTTP server, which other commands do without.
     from reknit_operator.local.session import LocalSession
@@ -115,6 +124,7 @@ async def _session(
         run_dir=folder,
         python_path=[file.parent],
         metrics_port=metrics_port,
+        nursery=nursery,
     )
     await start(session)
     rundir.describe(folder, checked.job, checked.plan)

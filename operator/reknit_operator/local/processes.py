@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reknit.protocol.settings import ENV_POD_IP, ENV_POD_NAME, ENV_ROLE, ENV_TOKEN
 from reknit_operator.constants import Role
+from reknit_operator.local.nursery import ROLE
 from reknit_operator.local.sweep import ENV_SESSION, find
 
 
@@ -31,7 +32,9 @@ class Processes:
 
 def find_processes(session_id: str) -> Processes:
     """What runs of a session at this moment."""
-    variables = {pid: _environment(pid) for pid in find({ENV_SESSION: session_id})}
+    found = {pid: _environment(pid) for pid in find({ENV_SESSION: session_id})}
+    # The nursery and its forks: forkservers and ranks, none of which is a part's first process.
+    variables = {pid: each for pid, each in found.items() if each.get(ENV_ROLE) != ROLE}
     pods = {pid: each.get(ENV_POD_NAME) for pid, each in variables.items()}
     operator, coordinator = None, None
     agents: dict[str, int] = {}

@@ -17,6 +17,7 @@ from reknit_operator.api.types import ConditionType, DistributedTrainingJob
 from reknit_operator.constants import LABEL_INCARNATION, LABEL_ROLE, Kind, Role
 from reknit_operator.local.history import HistoryFile
 from reknit_operator.local.metrics import MetricsServer
+from reknit_operator.local.nursery import Nursery
 from reknit_operator.local.supervisor import Supervisor
 from reknit_operator.local.sweep import ENV_SESSION, kill
 from reknit_operator.reconcile.client import NotFoundError, Object
@@ -42,6 +43,7 @@ class LocalSession:
         working_dir: where the job's processes start; default: where this one has.
         variables: environment of the job's processes; default: that of this one.
         python: interpreter of the job's processes.
+        nursery: gives pods their forkservers, if it runs.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class LocalSession:
         working_dir: Path | None = None,
         variables: Mapping[str, str] | None = None,
         python: str = sys.executable,
+        nursery: Nursery | None = None,
     ) -> None:
         self._job = job
         self._run_dir = run_dir
@@ -64,6 +67,7 @@ class LocalSession:
             variables=variables,
             working_dir=working_dir,
             python=python,
+            nursery=nursery,
         )
         metadata = job.metadata
         self._ref = Ref(Kind.JOB, metadata.namespace, metadata.name)

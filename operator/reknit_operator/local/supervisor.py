@@ -13,9 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from reknit.protocol.settings import ENV_NURSERY
 from reknit_operator.local.environment import HostEnvironment
 from reknit_operator.local.kubelet import Hook, Kubelet
 from reknit_operator.local.network import Network
+from reknit_operator.local.nursery import Nursery
 from reknit_operator.local.process import ChildProcess
 from reknit_operator.local.server import StoreServer
 from reknit_operator.local.store import ObjectStore
@@ -45,8 +47,9 @@ class Supervisor:
         variables: Mapping[str, str] | None = None,
         working_dir: Path | None = None,
         python: str = sys.executable,
+        nursery: Nursery | None = None,
     ) -> None:
-        self.session_id = uuid.uuid4().hex
+        self.session_id = uuid.uuid4().hex if nursery is None else nursery.session_id
         self.run_dir = run_dir
         self.store = ObjectStore()
         self.operator_pid: int | None = None
@@ -54,6 +57,7 @@ class Supervisor:
         self._variables = os.environ if variables is None else variables
         self._working_dir = working_dir
         self._python = python
+        self._nursery = nursery
         self._server = StoreServer(self.store)
         self._tasks: list[asyncio.Task[None]] = []
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -72,8 +76,11 @@ class Supervisor:
         # Not in the run folder: the path of a unix socket may have 107 characters at most.
         self._state_dir = Path(tempfile.mkdtemp(prefix="reknit-"))
         self._network = Network()
+        variables = dict(self._variables)
+        if self._nursery is not None:
+            variables[ENV_NURSERY] = str(self._nursery.socket)
         host = HostEnvironment(
-            self.session_id, self._network.coordinator, dict(self._variables), self._python_path
+            self.session_id, self._network.coordinator, variables, self._python_path
         )
         self._start_watchdog(self._state_dir)
         kubelet = Kubelet(

@@ -52,7 +52,11 @@ _BAD_IMAGE: Final = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 
 _ENDS_JOB: Final = frozenset({ExitClass.PROGRAM_ERROR, ExitClass.CONFIGURATION})
 
-_JOB_WIDE: Final = _ENDS_JOB | {ExitClass.OUT_OF_MEMORY, ExitClass.KILLED}
+_JOB_WIDE: Final = _ENDS_JOB | {
+    ExitClass.OUT_OF_MEMORY,
+    ExitClass.KILLED,
+    ExitClass.WRONG_NUMBERS,
+}
 """Conclusions of these classes are the coordinator's about the job, not an agent's about itself."""
 
 

@@ -116,7 +116,7 @@ class Server:
         """Waits for all children that have ended, and ends what they leave behind."""
         with suppress(BlockingIOError):
             self._wake.recv(4096)
-        while (ended := _ended_child()) is not None:
+        while (ended := ended_child()) is not None:
             if ended in self._launches:
                 # Before the wait, while nobody else can get this process id.
                 linux.kill_group(ended, signal.SIGKILL)
@@ -161,7 +161,7 @@ class Server:
             wire.send(self._agent, message)
 
 
-def _ended_child() -> int | None:
+def ended_child() -> int | None:
     """A child that has ended and was not waited for; None when there is none."""
     try:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -197,7 +197,7 @@ def _execute(arguments: tuple[str, ...]) -> NoReturn:
         os._exit(EXEC_FAILED)
 
 
-def _run_child(work: Callable[[], int]) -> NoReturn:
+def run_child(work: Callable[[], int]) -> NoReturn:
     """Ends a child: regularly when its work is done, at once when it has failed.
 
     A failed rank must not wait for threads and exit handlers of a program in an unknown state: the
@@ -236,20 +236,21 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> NoReturn:
     """Warms up, says so, and forks until the agent is gone."""
     parser = argparse.ArgumentParser(prog="python -m reknit.agent.forkserver")
     parser.add_argument(
         "--socket", type=int, required=True, help="descriptor of the agent's socket"
     )
-    parser.add_argument("--parent", type=int, required=True, help="process id of the agent")
+    parser.add_argument("--parent", type=int, help="process id of the agent, if it is the parent")
     parser.add_argument("--target", required=True, help="what a rank process calls")
     parser.add_argument("--lean", action="store_true", help="leave all imports to the children")
     options = parser.parse_args(arguments)
     # The user's function is no program with arguments.
     sys.argv = sys.argv[:1]
 
-    linux.die_with_parent(options.parent)
+    if options.parent is not None:
+        linux.die_with_parent(options.parent)
     linux.adopt_orphans()
     linux.set_title("forkserver")
     for number in _STOPS:
@@ -262,7 +263,7 @@ def main(arguments: list[str]) -> None:
     linux.outlive_parent()
     work = Server(agent, settings, options.target).serve()
     if work is not None:
-        _run_child(work)
+        run_child(work)
     _finish()
     _exit(0)
 

@@ -11,9 +11,11 @@ from contextlib import suppress
 from typing import Final
 
 from reknit.agent import linux, wire
+from reknit.agent.borrowing import Borrowed, Program, borrow
+from reknit.agent.config import DEFAULT_TARGET
 from reknit.agent.events import Ended, Ready, Started
 from reknit.protocol.outcome import ErrorReport, ExitClass
-from reknit.protocol.settings import ENV_TOKEN, JobSettings
+from reknit.protocol.settings import ENV_NURSERY, ENV_TOKEN, JobSettings
 
 _DEFAULTS: Final = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """What keeps a process fit for forking: numpy's BLAS would start its threads when it is imported,
@@ -33,7 +35,8 @@ def forkserver_environment(inherited: dict[str, str], settings: JobSettings) -> 
         # DeepSpeed and others ask CUDA for devices as they are imported, after which nothing can
         # be forked. Told that there are none, torch does not ask.
         defaults |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    kept = {name: value for name, value in inherited.items() if name != ENV_TOKEN}
+    withheld = {ENV_TOKEN, ENV_NURSERY}
+    kept = {name: value for name, value in inherited.items() if name not in withheld}
     return defaults | kept
 
 
@@ -59,7 +62,7 @@ class Launcher:
         self._is_lean = settings.command is not None
         self._problem: ErrorReport | None = None
         self._said_hello = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Borrowed | None = None
         self._connection: socket.socket | None = None
         self._watched: dict[int, int | None] = {}
         """Living launches: a descriptor of the process once it exists."""
@@ -73,15 +76,7 @@ class Launcher:
         """Starts a forkserver; processes can be asked for at once, and wait until it is ready."""
         own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
-            command = [sys.executable, "-m", "reknit.agent.forkserver"]
-            command += ["--socket", str(other.fileno()), "--parent", str(os.getpid())]
-            command += ["--target", self._target, *(["--lean"] if self._is_lean else [])]
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=forkserver_environment(dict(os.environ), self._settings),
-            )
+            self._process = self._borrowed(other) or self._own(other)
         self._said_hello = False
         own.setblocking(False)
         self._connection = own
@@ -118,6 +113,30 @@ class Launcher:
             self._process = None
         for launch in list(self._watched):
             self._forget(launch)
+
+    def _own(self, socket_: socket.socket) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "reknit.agent.forkserver"]
+        command += ["--socket", str(socket_.fileno()), "--parent", str(os.getpid())]
+        command += ["--target", self._target, *(["--lean"] if self._is_lean else [])]
+        return subprocess.Popen(
+            command,
+            pass_fds=[socket_.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=forkserver_environment(dict(os.environ), self._settings),
+        )
+
+    def _borrowed(self, socket_: socket.socket) -> Borrowed | None:
+        """A forkserver that has imported everything, if a nursery of this machine has one."""
+        nursery = os.environ.get(ENV_NURSERY)
+        if nursery is None or self._is_lean or self._target != DEFAULT_TARGET:
+            return None
+        return borrow(
+            nursery,
+            Program.FORKSERVER,
+            ["--target", self._target],
+            forkserver_environment(dict(os.environ), self._settings),
+            descriptors=[1, 2, socket_.fileno()],
+        )
 
     def _send(self, message: wire.ToForkserver, descriptors: Sequence[int] = ()) -> None:
         if self._connection is None:

@@ -16,7 +16,7 @@ from reknit.protocol.base import Message
 from reknit.protocol.outcome import ErrorReport
 
 MAX_PACKET_BYTES: Final = 1 << 17
-MAX_DESCRIPTORS: Final = 1
+MAX_DESCRIPTORS: Final = 3
 
 
 class StartProcess(Message):

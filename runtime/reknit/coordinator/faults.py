@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from reknit.coordinator import closing, ending
 from reknit.coordinator.events import Outcome
@@ -60,7 +61,7 @@ def is_due(state: Membership, running: Running, now: float) -> bool:
     """
     if state.policy.is_command:
         return True
-    if any(f.error is None or f.exit_class is ExitClass.CONFIGURATION for f in running.faults):
+    if any(f.error is None or f.exit_class in _CERTAIN for f in running.faults):
         return True
     if all(member.faulty or member.finished for member in running.members):
         return True
@@ -81,11 +82,15 @@ def cause_of(running: Running) -> Fault:
     def weight(fault: Fault) -> int:
         if fault.exit_class is ExitClass.CONFIGURATION:
             return 0
-        if fault.error is None:
+        if fault.error is None or fault.exit_class in _CERTAIN:
             return 1
         return 2 if fault.exit_class is ExitClass.PROGRAM_ERROR else 3
 
     return min(running.faults, key=weight)
+
+
+_CERTAIN: Final = frozenset({ExitClass.CONFIGURATION, ExitClass.WRONG_NUMBERS})
+"""Classes that no other fault explains."""
 
 
 def _is_program_error(state: Membership, cause: Fault) -> bool:

@@ -64,6 +64,8 @@ class Metrics:
         self._checkpoint_failures = self._counter(
             "reknit_checkpoint_failures", "Checkpoints that could not be written."
         )
+        text = "Steps with wrong numbers that were committed without them, by their origin."
+        self._wrong_numbers = self._counter("reknit_wrong_numbers", text, "blame")
         self._evaluations = self._counter("reknit_evaluations", "Evaluations on held-out data.")
         for phase in recovery.PHASES:
             self._phases.labels(phase)
@@ -108,6 +110,8 @@ class Metrics:
                 self._checkpoint_failures.inc()
             case "Evaluated":
                 self._evaluations.inc()
+            case "WrongNumbers":
+                self._wrong_numbers.labels(record.detail).inc()
             case _:
                 pass
 

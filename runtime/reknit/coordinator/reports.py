@@ -22,6 +22,7 @@ from reknit.protocol.ranks import (
     Phase,
     Resumed,
     StepDone,
+    WrongNumbers,
 )
 from reknit.protocol.status import CheckpointStatus
 
@@ -226,6 +227,19 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
             return _resumed(state, running, inner, now)
         case Checkpointed():
             return _checkpointed(state, running, inner, now)
+        case WrongNumbers():
+            text = f"Wrong numbers in step {inner.step}: {inner.sentence}."
+            rank = inner.ranks[0] if len(inner.ranks) == 1 else None
+            note = write(
+                now,
+                "WrongNumbers",
+                text,
+                generation=running.id,
+                rank=rank,
+                step=inner.step,
+                detail=inner.blame,
+            )
+            return state, (note,)
         case Evaluated():
             figures = ", ".join(f"{name} {value:.4g}" for name, value in inner.metrics.items())
             text = f"The evaluation at step {inner.step} gave {figures or 'no figures'}."

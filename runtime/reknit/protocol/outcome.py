@@ -22,6 +22,8 @@ class ExitClass(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     PREEMPTED = "Preempted"
     KILLED = "Killed"
+    WRONG_NUMBERS = "WrongNumbers"
+    """A rank computed what no other rank computes on the same data."""
     INFRASTRUCTURE = "Infrastructure"
 
 
@@ -32,6 +34,7 @@ AGENT_EXIT_CODES: Final = {
     ExitClass.OUT_OF_MEMORY: 137,
     ExitClass.PREEMPTED: 143,
     ExitClass.KILLED: 137,
+    ExitClass.WRONG_NUMBERS: 65,
     ExitClass.INFRASTRUCTURE: 70,
 }
 """Exit status of an agent per class. A command's own exit status is passed on instead."""

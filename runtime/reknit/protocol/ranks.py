@@ -145,6 +145,19 @@ class Evaluated(Message):
     metrics: dict[str, float]
 
 
+class WrongNumbers(Message):
+    """Rank 0 to agent: a step had wrong numbers, and was committed without them."""
+
+    kind: Literal["wrong_numbers"] = "wrong_numbers"
+    step: int
+    """Steps committed before it."""
+    blame: str
+    """Passing or Data."""
+    sentence: str
+    ranks: tuple[int, ...] = ()
+    """The ranks that computed them, if it was theirs."""
+
+
 class Checkpointed(Message):
     """Rank 0 to agent: a checkpoint is durable, or could not be written."""
 
@@ -195,6 +208,7 @@ FromRank: TypeAlias = Annotated[
     | Beat
     | StepDone
     | Evaluated
+    | WrongNumbers
     | Checkpointed
     | Resumed
     | Finished

@@ -27,6 +27,8 @@ ENV_REPLICA: Final = "REKNIT_REPLICA"
 """Index of the pod within its role; a replacement keeps it."""
 ENV_TERMINATION_LOG: Final = "REKNIT_TERMINATION_LOG"
 """Where process 1 writes its `Conclusion`; /dev/termination-log unless set."""
+ENV_NURSERY: Final = "REKNIT_NURSERY"
+"""Socket of the nursery of this machine, from which an agent takes its forkserver."""
 ENV_LEDGER: Final = "REKNIT_LEDGER"
 """A folder for the ledger of sample ids; unset: none is written."""
 ENV_BOARD: Final = "REKNIT_BOARD"
@@ -68,6 +70,21 @@ class CheckpointSettings(Message):
     keep: int = 3
 
 
+class OnBadData(StrEnum):
+    """What to do when the samples of a step give wrong numbers on any rank."""
+
+    HALT = "Halt"
+    SKIP = "Skip"
+
+
+class NumberSettings(Message):
+    """Which numbers are wrong, and what follows from them."""
+
+    outlier_factor: float | None = None
+    """A gradient norm so many times the largest of the latest steps is wrong; None: none is."""
+    on_bad_data: OnBadData = OnBadData.HALT
+
+
 class RecoverySettings(Message):
     """How faults are found and repaired."""
 
@@ -106,6 +123,7 @@ class JobSettings(Message):
     num_spares: int = 0
     deepspeed_config: dict[str, Json] = Field(default_factory=dict)
     recovery: RecoverySettings = RecoverySettings()
+    numbers: NumberSettings = NumberSettings()
     checkpoint: CheckpointSettings | None = None
     max_process_failures: int = 10
     """In-place recoveries without a committed step in between before the job is given up."""

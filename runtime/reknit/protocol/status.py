@@ -107,8 +107,8 @@ class EventRecord(Message):
     time: float
     reason: str
     """CamelCase: GenerationBegun, RankExited, Hung, ConnectionLost, RecoveryFinished, Checkpointed,
-    CheckpointFailed, Evaluated, Resumed, Straggler, StragglerGone, AgentLost, AgentJoined,
-    Draining, Concluded."""
+    CheckpointFailed, Evaluated, Resumed, Straggler, StragglerGone, WrongNumbers, AgentLost,
+    AgentJoined, Draining, Concluded."""
     message: str
     generation: Generation | None = None
     rank: int | None = None

@@ -16,15 +16,15 @@ from reknit.protocol.outcome import (
     ExitClass,
     sendable,
 )
-from reknit.trainer.errors import CheckpointError
+from reknit.trainer.errors import CheckpointError, WrongNumbersError
 
 
 def report(error: BaseException, step: int | None) -> ErrorReport:
     """The exception as Python would show it had Reknit not been there.
 
-    A wrong configuration is told by its sentence alone.
+    What is not the code's is told by its sentence alone.
     """
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | WrongNumbersError):
         return ErrorReport(
             exception=sendable(str(error), MAX_EXCEPTION_CHARACTERS),
             traceback=sendable(str(error), MAX_TRACEBACK_CHARACTERS),
@@ -48,6 +48,8 @@ def classify(error: BaseException) -> ExitClass:
     """Whose the exception is."""
     if isinstance(error, ConfigurationError):
         return ExitClass.CONFIGURATION
+    if isinstance(error, WrongNumbersError):
+        return ExitClass.WRONG_NUMBERS
     text = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text

@@ -61,7 +61,8 @@ class TrainingEngine(Engine):
 
         Raises:
             ConfigurationError: the batch is not the one that `job.batches` has just handed out.
-            FloatingPointError: loss or gradient are not finite; nothing was applied.
+            FloatingPointError: loss or gradient are wrong, and computing them anew did not help;
+                nothing was applied.
         """
         if not isinstance(batch, RankBatch) or batch is not self.handed_out:
             raise ConfigurationError(
@@ -117,12 +118,17 @@ class TrainingEngine(Engine):
         moments.begin_step()
         training.link.enter(Phase.STEP, stepper.version)
         moments.enter(Moment.DATA, stepper.version)
-        drawn, waited = batch.draw(batch.step, training.plan, training.group.rank)
-        stopwatch.add("data", waited)
+
+        def draw(rotation: int) -> StepBatch:
+            rank = (training.group.rank + rotation) % training.group.world_size
+            drawn, waited = batch.draw(batch.step, training.plan, rank)
+            stopwatch.add("data", waited)
+            return drawn
+
         if training.ledger is not None:
             # Before the gate: once it is passed, this step counts even if this rank dies.
-            training.ledger.record(batch.step + 1, drawn.sample_ids)
-        result = stepper.step(drawn, self._vote, stopwatch)
+            training.ledger.record(batch.step + 1, draw(0).sample_ids)
+        result = stepper.step(draw, self._vote, stopwatch)
         # Not for a step that is merely remembered: what it agreed on was done by those who took it.
         self.regroup_agreed = bool(result.votes.regroup)
         training.enter_function()

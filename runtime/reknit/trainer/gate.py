@@ -20,6 +20,8 @@ class Vote:
     """Weighted losses of the rank's micro-batches; the sum is the mean over the global batch."""
     square: float = 0.0
     """Square of the gradient norm of the rank's share, multiplied by the loss scale."""
+    skip: float = 0.0
+    """All ranks have found that the update is to be left out."""
     leave: float = 0.0
     """Told to leave."""
     regroup: float = 0.0

@@ -13,12 +13,18 @@ from reknit.data.generators import seed_generators
 from reknit.data.loader import StepBatch
 from reknit.data.seeds import micro_batch_seed
 from reknit.layout import BatchPlan, Precision
+from reknit.numbers.evidence import Evidence
+from reknit.numbers.limits import NormHistory, breach
+from reknit.numbers.verdict import Verdict
 from reknit.protocol.base import Json
+from reknit.protocol.settings import NumberSettings
 from reknit.rank.board import Moment
 from reknit.state.description import LocalState, StateSource
 from reknit.strategies.base import Recipe, Strategy, persistent_buffers
 from reknit.strategies.scaling import LossScale, ScalePolicy
+from reknit.trainer.errors import WrongNumbersError
 from reknit.trainer.gate import Vote, clip_factor, exchange
+from reknit.trainer.inquiry import Inquiry, Next
 from reknit.trainer.moments import Moments, NoMoments
 from reknit.trainer.protection import NoProtection, Protecting
 from reknit.trainer.schedule import Schedule
@@ -37,7 +43,7 @@ class StepResult:
     loss_scale: float | None
     """None unless the precision is FP16."""
     skipped: bool
-    """The update was left out because of an overflow; the step counts all the same."""
+    """The update was left out: an overflow, or wrong numbers; the step counts all the same."""
     votes: Vote
 
 
@@ -67,6 +73,7 @@ class Stepper:
         seed: int,
         precision: Precision,
         policy: ScalePolicy,
+        numbers: NumberSettings | None = None,
         moments: Moments | None = None,
     ) -> None:
         self.strategy = strategy
@@ -83,25 +90,68 @@ class Stepper:
         self._schedule = Schedule(recipe.schedule, strategy.optimizer)
         strategy.updated = self._gather
         self._has_buffers = bool(persistent_buffers(strategy.model))
+        self._numbers = numbers or NumberSettings()
+        self._norms = NormHistory()
+        self._evidence = Evidence(strategy.model.parameters())
         self.protection: Protecting = NoProtection()
         """The copies of other ranks' shards that this one keeps."""
+        self.found: Callable[[Verdict], None] = lambda _: None
+        """Is told of wrong numbers that the newest version is free of."""
         self.attempt: Attempt | None = None
         """The step under way."""
         self.results: dict[int, StepResult] = {}
         """Of the latest steps, by the version that they led to."""
 
-    def step(self, batch: StepBatch, vote: Callable[[], Vote], stopwatch: Stopwatch) -> StepResult:
+    def step(
+        self,
+        draw: Callable[[int], StepBatch],
+        vote: Callable[[], Vote],
+        stopwatch: Stopwatch,
+    ) -> StepResult:
         """Runs and commits one step.
 
         Args:
-            batch: this rank's micro-batches.
+            draw: the micro-batches of the rank that is so many places further on; 0 is this one.
             vote: what this rank has to say at the gate, besides loss and norm.
             stopwatch: gets the times.
 
         Raises:
-            FloatingPointError: loss or gradient are not finite; nothing was applied.
+            FloatingPointError: loss or gradient are wrong, and computing them anew did not help;
+                nothing was applied.
+            WrongNumbersError: this rank, and no other one, computes wrong numbers.
         """
+        inquiry = Inquiry(self._group, self._evidence, self._numbers.on_bad_data)
+        while True:
+            attempt, votes = self._try(draw(inquiry.rotation), vote, stopwatch)
+            following = inquiry.follow(self._breach(votes))
+            if following is not Next.COMMIT:
+                self._give_up()
+            if following is Next.AGAIN:
+                continue
+            verdict = inquiry.verdict
+            if following is Next.SKIP:
+                attempt, votes = self._agree_to_skip(vote)
+            elif following is not Next.COMMIT:
+                assert verdict is not None
+                self._raise(verdict)
+                inquiry = Inquiry(self._group, self._evidence, self._numbers.on_bad_data)
+                continue
+            attempt.votes = votes
+            self._moments.enter(Moment.APPLY, self.version)
+            with stopwatch.phase("update"):
+                result = self._commit(attempt, votes, self._update)
+                if not result.skipped:
+                    self.protection.renew()
+            if verdict is not None:
+                self.found(verdict)
+            return result
+
+    def _try(
+        self, batch: StepBatch, vote: Callable[[], Vote], stopwatch: Stopwatch
+    ) -> tuple[Attempt, Vote]:
+        """Everything up to the gate, and what that came to."""
         attempt = self.attempt = Attempt(self._copied_buffers())
+        self._evidence.begin()
         loss = self._compute(batch, stopwatch)
         with stopwatch.phase("communication"):
             self._moments.enter(Moment.REDUCE, self.version)
@@ -114,13 +164,39 @@ class Stepper:
             attempt.prepared = True
             self._moments.enter(Moment.GATE, self.version)
             own = replace(vote(), loss=loss, square=norm * norm)
-            attempt.votes = exchange(own, self._group)
-        self._moments.enter(Moment.APPLY, self.version)
-        with stopwatch.phase("update"):
-            result = self._commit(attempt, attempt.votes, self._update)
-            if not result.skipped:
-                self.protection.renew()
-            return result
+            return attempt, exchange(own, self._group)
+
+    def _breach(self, votes: Vote) -> str | None:
+        norm = self._norm(votes)
+        if self._scale is not None and not math.isfinite(norm):
+            # An overflow of FP16 is no wrong number: the loss scale answers it.
+            return None
+        return breach(votes.loss, norm, self._norms.limit(self._numbers.outlier_factor))
+
+    def _norm(self, votes: Vote) -> float:
+        """Of the whole gradient, without the loss scale."""
+        scale = 1.0 if self._scale is None else self._scale.value
+        return math.sqrt(votes.square) / scale if math.isfinite(votes.square) else math.inf
+
+    def _give_up(self) -> None:
+        """The gradient of a trial is not applied, here nor to the copies of shards."""
+        self.drop_attempt()
+        self.protection.update(None)
+        self.strategy.discard()
+
+    def _agree_to_skip(self, vote: Callable[[], Vote]) -> tuple[Attempt, Vote]:
+        """Another gate, so that a rank which loses the others here still learns of the outcome."""
+        attempt = self.attempt = Attempt(self._copied_buffers())
+        attempt.prepared = True
+        return attempt, exchange(replace(vote(), skip=1.0), self._group)
+
+    def _raise(self, verdict: Verdict) -> None:
+        """Ends training, or this rank's part in it; returns on a rank that goes on."""
+        sentence = f"step {self.version}: {verdict.sentence}; the update was not applied"
+        if not verdict.ranks:
+            raise FloatingPointError(sentence)
+        if self._group.rank in verdict.ranks:
+            raise WrongNumbersError(sentence)
 
     def complete(self, votes: Vote) -> StepResult:
         """Commits the step under way, of which the gate came to `votes`, without communication.
@@ -161,24 +237,19 @@ class Stepper:
     ) -> StepResult:
         """Applies a step whose gate is passed, on the originals and on the copies alike."""
         scale = 1.0 if self._scale is None else self._scale.value
-        finite = math.isfinite(votes.square)
-        norm = math.sqrt(votes.square) / scale if finite else math.inf
-        if self._scale is None and not (finite and math.isfinite(votes.loss)):
-            self.attempt = None
-            raise FloatingPointError(
-                f"step {self.version}: the loss is {votes.loss:g} and the norm of the gradient is "
-                f"{norm:g}; the update was not applied"
-            )
+        finite, norm = math.isfinite(votes.square), self._norm(votes)
+        applied = finite and not votes.skip
         learning_rate = self._schedule.learning_rate
-        factor = clip_factor(norm, self._clip) / scale if finite else None
+        factor = clip_factor(norm, self._clip) / scale if applied else None
         if not attempt.copies_updated:
             # Before the originals, as they take over hyperparameters that the update may change.
             self.protection.update(factor)
             attempt.copies_updated = True
         update(factor)
-        if finite:
+        if applied:
             self._schedule.advance()
             self._num_updates += 1
+            self._norms.add(norm)
         if self._scale is not None:
             self._scale = self._scale.after(not finite, self._policy)
         self.version += 1
@@ -188,7 +259,7 @@ class Stepper:
             grad_norm=norm,
             learning_rate=learning_rate,
             loss_scale=None if self._scale is None else scale,
-            skipped=not finite,
+            skipped=not applied,
             votes=votes,
         )
         self.results[self.version] = result
@@ -206,6 +277,7 @@ class Stepper:
             "version": self.version,
             "updates": self._num_updates,
             "loss_scale": None if self._scale is None else self._scale.to_json(),
+            "norms": self._norms.to_json(),
             "job_state": job_state,
         }
         return state
@@ -226,6 +298,7 @@ class Stepper:
         self.version = version
         self._schedule.replay(num_updates)
         self._num_updates = num_updates
+        self._norms = NormHistory.from_json(scalars.get("norms"))
         # Another precision than the checkpoint's starts with a scale of its own.
         if self._scale is not None and scale is not None:
             self._scale = LossScale.from_json(scale)
@@ -257,6 +330,7 @@ class Stepper:
             loss = self.strategy.micro_step(
                 data, micro_batch.weight * scale, last=number == last, stopwatch=stopwatch
             )
+            self._evidence.end_pass(micro_batch, loss)
             if micro_batch.weight:
                 total += loss.double() * micro_batch.weight
         return float(total)

@@ -12,8 +12,9 @@ from reknit.data.ledger import Ledger
 from reknit.errors import RewoundError
 from reknit.job import Loss
 from reknit.layout import BatchPlan
+from reknit.numbers.verdict import Verdict
 from reknit.protocol.base import Json
-from reknit.protocol.ranks import MEMORY, Phase, Resumed
+from reknit.protocol.ranks import MEMORY, Phase, Resumed, WrongNumbers
 from reknit.protocol.settings import ENV_LEDGER, JobSettings
 from reknit.rank.board import Board, Moment
 from reknit.state.agreement import Agreement, Report, agree
@@ -298,7 +299,7 @@ class Training:
         )
 
     def _new_stepper(self, strategy: Strategy) -> Stepper:
-        return Stepper(
+        stepper = Stepper(
             strategy,
             self.recipe,
             self.group,
@@ -306,8 +307,22 @@ class Training:
             seed=self.settings.seed,
             precision=self.settings.precision,
             policy=ScalePolicy.from_deepspeed(scale_settings(self.settings.deepspeed_config)),
+            numbers=self.settings.numbers,
             moments=self.moments,
         )
+        stepper.found = self._tell_wrong_numbers
+        return stepper
+
+    def _tell_wrong_numbers(self, verdict: Verdict) -> None:
+        if self.group.rank == 0:
+            self.link.tell(
+                WrongNumbers(
+                    step=self.version - 1,
+                    blame=verdict.blame.value,
+                    sentence=verdict.sentence,
+                    ranks=verdict.ranks,
+                )
+            )
 
     def _protection(self, strategy: Strategy) -> Protecting:
         """The copies that ranks keep of each other's shards, filled."""

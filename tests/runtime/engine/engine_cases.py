@@ -4,6 +4,7 @@ import math
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from reknit.comm.group import RankGroup
 from reknit.data.datasets import Arrays
-from reknit.data.loader import StepLoader
+from reknit.data.loader import StepBatch, StepLoader
 from reknit.data.order import DataOrder
 from reknit.data.seeds import micro_batch_seed
 from reknit.errors import ConfigurationError
@@ -292,7 +293,7 @@ def train(group: RankGroup, case: Case, start: State | None = None) -> Run:
     run = Run([], [], [], [])
     with loader:
         for batch in loader:
-            result = stepper.step(batch, Vote, Stopwatch())
+            result = stepper.step(partial(drawn, batch), Vote, Stopwatch())
             run.losses.append(result.loss)
             run.norms.append(result.grad_norm)
             run.skipped.append(result.skipped)
@@ -309,6 +310,12 @@ def refusal(group: RankGroup, case: Case) -> str:
     except ConfigurationError as error:
         return str(error)
     raise AssertionError("nothing was refused")
+
+
+def drawn(batch: StepBatch, rotation: int) -> StepBatch:
+    """What a step draws: no other rank's micro-batches."""
+    assert rotation == 0
+    return batch
 
 
 def _copy(state: LocalState) -> Shard:

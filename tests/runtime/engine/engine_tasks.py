@@ -34,6 +34,11 @@ class Config:
     hold_step: int | None = None
     hold_until: str = ""
     """Every rank waits at `hold_step` until there is a file of this name."""
+    wrong: tuple[int, int, str, bool] | None = None
+    """(rank, step, value, sticky): from that step on, that rank's gradient is wrong: once, or as
+    long as the process lives; `value` is nan, flip (a high bit of an exponent) or a factor."""
+    bad_sample: int | None = None
+    """The index of a sample whose values are not numbers."""
     norm: str = "batch"
     """`layer`: a model that computes each sample by itself, the same in any world."""
 
@@ -53,9 +58,11 @@ class Net(nn.Module):
         return self.second(self.dropout(torch.tanh(self.norm(self.first(x)))))
 
 
-def data() -> Arrays:
+def data(bad_sample: int | None = None) -> Arrays:
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(40, 6, generator=generator)
+    if bad_sample is not None:
+        inputs[bad_sample] = torch.nan
     return Arrays(inputs, inputs.sin())
 
 
@@ -91,17 +98,50 @@ def prepare_deaths(job: reknit.Job, config: Config) -> None:
         Board.enter = enter_or_die  # type: ignore[method-assign]
 
 
+class Corruption:
+    """Makes one element of a gradient wrong, on the rank and from the step that are configured."""
+
+    def __init__(self, job: reknit.Job, config: Config) -> None:
+        self.step = 0
+        self._job = job
+        self._config = config
+        self._mark = Path(config.graves) / "wrong"
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Has to come before any other hook on the parameter."""
+        if self._config.wrong is not None:
+            next(model.parameters()).register_hook(self._corrupt)  # type: ignore[no-untyped-call]
+        return model
+
+    def _corrupt(self, gradient: torch.Tensor) -> torch.Tensor | None:
+        assert self._config.wrong is not None
+        rank, step, value, sticky = self._config.wrong
+        known = self._mark.read_text() if self._mark.exists() else None
+        strikes = known is None or (sticky and known == str(os.getpid()))
+        if self._job.rank != rank or self.step < step or not strikes:
+            return None
+        self._mark.write_text(str(os.getpid()))
+        changed = gradient.clone()
+        if value == "flip":
+            changed.view(torch.int32).view(-1)[0] ^= 1 << 30
+        else:
+            changed.view(-1)[0] = float(value)
+        return changed
+
+
 def train(job: reknit.Job, config: Config) -> None:
     """Trains, logs, evaluates, and counts the steps after each."""
     prepare_deaths(job, config)
     factor = torch.ones(())
+    corruption = Corruption(job, config)
     engine = job.engine(
-        model=lambda: Net(config.norm),
+        model=lambda: corruption.attach(Net(config.norm)),
         optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2),
         loss=lambda model, batch: squared_error(model, batch) * factor,
         clip_grad_norm=1.0,
     )
-    for batch in job.batches(data(), steps=config.steps):
+    for batch in job.batches(data(config.bad_sample), steps=config.steps):
+        corruption.step = batch.step
         if batch.step == config.fail_step:
             if config.fail_rank == job.rank:
                 raise ArithmeticError("the user's own mistake")

@@ -4,11 +4,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from engine_cases import TASKS, Case, Shard, State, _copy, assemble, join, recipe
+from engine_cases import TASKS, Case, Shard, State, _copy, assemble, drawn, join, recipe
 
 from reknit.comm.group import RankGroup
 from reknit.data.loader import StepLoader
@@ -92,7 +93,7 @@ class Trainer:
         )
         with loader:
             for batch in loader:
-                result = self.stepper.step(batch, Vote, Stopwatch())
+                result = self.stepper.step(partial(drawn, batch), Vote, Stopwatch())
                 self.losses.append(result.loss)
                 self.skipped.append(result.skipped)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from engine_cases import Case, assemble
 
+from covering import covering
 from reknit.layout import Precision, Sharding
 
 BEFORE, STEPS = 5, 11
@@ -34,9 +35,9 @@ def states(run_ranks):
     return get
 
 
-@pytest.mark.parametrize("precision", Precision)
-@pytest.mark.parametrize("sharding", Sharding)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("sharding", "model", "precision"), covering(Sharding, MODELS, list(Precision))
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     run_ranks, states, model, sharding, precision
 ):
@@ -53,9 +54,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
         assert torch.equal(found.tensors[name], tensor), name
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 4])
-@pytest.mark.parametrize("sharding", Sharding)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("sharding", "model", "num_ranks"), covering(Sharding, MODELS, [1, 2, 4]))
 def test_a_run_goes_on_in_another_world_under_another_strategy(
     run_ranks, states, plain_run, model, sharding, num_ranks
 ):

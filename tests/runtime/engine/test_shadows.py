@@ -4,6 +4,7 @@ import pytest
 from engine_cases import Case, assemble
 from shadow_cases import differences, same_bits
 
+from covering import covering
 from reknit.layout import Precision, Sharding
 
 ZERO = [Sharding.ZERO1, Sharding.ZERO2, Sharding.ZERO3]
@@ -27,9 +28,10 @@ def check(outcomes, copies: int = 1) -> None:
         assert outcome.differing == ()
 
 
-@pytest.mark.parametrize("precision", Precision)
-@pytest.mark.parametrize("model", ["reordered", "groups", "tied"])
-@pytest.mark.parametrize("sharding", ZERO)
+@pytest.mark.parametrize(
+    ("sharding", "model", "precision"),
+    covering(ZERO, ["reordered", "groups", "tied"], list(Precision)),
+)
 def test_a_shadow_is_its_ward_s_shard(run_ranks, sharding, model, precision):
     """With clipping, a schedule, frozen weights, parameter groups, and steps left out in FP16."""
     case = case_of(sharding, model=model, precision=precision)
@@ -40,8 +42,7 @@ def test_a_shadow_is_its_ward_s_shard(run_ranks, sharding, model, precision):
     assert outcomes[0].losses == plain[0].losses, "protection changes the training"
 
 
-@pytest.mark.parametrize("sharding", ZERO)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("optimizer", "sharding"), list(zip(OPTIMIZERS, ZERO * 3, strict=True)))
 def test_every_elementwise_optimizer_can_be_shadowed(run_ranks, sharding, optimizer):
     """From the middle on, with state that is there already."""
     # The schedule also changes the first moment's decay, which these do not have.
@@ -70,10 +71,13 @@ def test_a_single_wrong_bit_is_found_where_it_is(run_ranks, sharding):
 
 
 @pytest.mark.parametrize(
-    "how", ["before any update", "between the copies and the original", "in the gather"]
+    ("sharding", "how", "precision"),
+    covering(
+        ZERO,
+        ["before any update", "between the copies and the original", "in the gather"],
+        [Precision.FP32, Precision.BF16],
+    ),
 )
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
-@pytest.mark.parametrize("sharding", ZERO)
 def test_a_step_is_completed_without_the_other_ranks(run_ranks, sharding, precision, how):
     case = case_of(sharding, precision=precision, steps=5)
     expected = run_ranks("shadowed", 4, case)

@@ -32,8 +32,8 @@ class Config:
     wait_for: str | None = None
     """A file; steps from `wait_step` on wait for it to appear."""
     wait_step: int = 1_000_000
-    full_until: int = 0
-    """The step before which no file can be written, as on a full disk."""
+    full_until: str | None = None
+    """A file; until it appears no other one can be written, as on a full disk."""
 
 
 def network(width: int) -> nn.Module:
@@ -100,8 +100,8 @@ def train(job: reknit.Job, config: Config) -> None:
     for batch in job.batches(data, steps=config.steps, epochs=config.epochs):
         if batch.step == config.fail_step and config.fail_rank in (-1, job.rank):
             cause_trouble(config)
-        if config.full_until:
-            fill_disk(batch.step < config.full_until)
+        if config.full_until is not None:
+            fill_disk(not Path(config.full_until).exists())
         if batch.step >= config.wait_step:
             wait_for_file(config)
         engine.train_step(batch)

@@ -137,18 +137,23 @@ def test_processes_of_a_command_are_restarted_as_a_group(cli: Cli, tmp_path: Pat
     assert all(file.read_text() == "2" for file in tmp_path.glob("?-?"))
 
 
-def test_training_goes_on_when_the_disk_is_full(cli: Cli) -> None:
-    run = cli.run(cli.manifest(**spec("None", full_until=6)))
-    assert run.process.returncode == 0, run.output + run.errors
-    [failed] = run.events("CheckpointFailed")
-    assert failed["step"] == 4
-    assert [event["step"] for event in run.events("Checkpointed")] == [8, 12]
-    assert sorted(run.losses()) == list(range(1, 13))
+def test_training_goes_on_when_the_disk_is_full(cli: Cli, tmp_path: Path) -> None:
+    room = str(tmp_path / "room")
+    # The failure is told at the gate of a later step, of which there have to be enough.
+    config = {"steps": 300, "full_until": room, "wait_for": room, "wait_step": 290}
+    run = cli.start(cli.manifest(**spec("None", **config)))
+    run.wait_for_events("CheckpointFailed")
+    Path(room).touch()
+    assert run.finish() == 0, run.output + run.errors
+    assert run.events("CheckpointFailed")[0]["step"] == 4
+    assert run.events("Checkpointed")[-1]["step"] == 300
+    assert sorted(run.losses()) == list(range(1, 301))
     assert "CheckpointFailed" in run.output
 
 
-def test_a_stop_without_its_checkpoint_says_so_in_its_last_words(cli: Cli) -> None:
-    run = cli.start(cli.manifest(**spec("None", steps=100_000, full_until=100_000)))
+def test_a_stop_without_its_checkpoint_says_so_in_its_last_words(cli: Cli, tmp_path: Path) -> None:
+    never = str(tmp_path / "room")
+    run = cli.start(cli.manifest(**spec("None", steps=100_000, full_until=never)))
     run.wait_for_step(2)
     run.process.send_signal(signal.SIGINT)
     assert run.finish() == 130

@@ -91,7 +91,8 @@ CASES = {
     "success as a failure": (
         {"spec.recovery.rules": [{"onReason": "Succeeded", "action": "FailJob"}]},
         "spec.recovery.rules[0].onReason: must be ProgramError, Configuration, OutOfMemory, "
-        'Preempted, Killed or Infrastructure, not "Succeeded"',
+        "Preempted, Killed, WrongNumbers or "
+        'Infrastructure, not "Succeeded"',
     ),
     "the only choice": (
         {"spec.workers.template.spec.restartPolicy": "Always"},

@@ -8,7 +8,7 @@ import reknit
 from reknit.errors import CheckpointMismatchError, ConfigurationError
 from reknit.protocol.outcome import ExitClass
 from reknit.rank.failure import classify, is_lost_peer, report
-from reknit.trainer.errors import CheckpointError
+from reknit.trainer.errors import CheckpointError, WrongNumbersError
 from reknit.trainer.job import total_steps
 from reknit.trainer.step import to_device
 
@@ -24,6 +24,7 @@ from reknit.trainer.step import to_device
         (MemoryError(), ExitClass.OUT_OF_MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory"), ExitClass.OUT_OF_MEMORY),
         (CheckpointError("disk full"), ExitClass.INFRASTRUCTURE),
+        (WrongNumbersError("step 3: nan"), ExitClass.WRONG_NUMBERS),
         (torch.distributed.DistBackendError("NCCL"), ExitClass.INFRASTRUCTURE),
         (
             RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] closed"),

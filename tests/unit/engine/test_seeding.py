@@ -78,7 +78,8 @@ def drawn_by(stub_group, rank, num_ranks):
         stop_step=4,
     )
     with loader:
-        stepper.step(next(loader), Vote, Stopwatch())
+        batch = next(loader)
+        stepper.step(lambda _: batch, Vote, Stopwatch())
     return strategy.drawn
 
 

@@ -1,0 +1,74 @@
+"""What each micro-batch came to on this rank, taken before anything is reduced."""
+
+import json
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from reknit.comm.group import RankGroup
+from reknit.data.drawing import MicroBatch
+from reknit.numbers.verdict import Reading
+
+
+class Evidence:
+    """Loss and length of the gradient of every micro-batch of this rank's newest step.
+
+    Hooks on the parameters see each gradient before it is added to others, whoever reduces it
+    afterwards and however.
+
+    Args:
+        parameters: the trainable ones.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.is_taken = True
+        """Whether gradients are measured at all."""
+        self._norms: list[torch.Tensor] = []
+        self._passes: list[tuple[MicroBatch, torch.Tensor, list[torch.Tensor]]] = []
+        for parameter in parameters:
+            if parameter.requires_grad:
+                parameter.register_hook(self._measure)  # type: ignore[no-untyped-call]
+
+    def begin(self) -> None:
+        """A step, or a step anew."""
+        self._norms, self._passes = [], []
+
+    def end_pass(self, micro_batch: MicroBatch, loss: torch.Tensor) -> None:
+        """Forward and backward of this micro-batch are done."""
+        self._passes.append((micro_batch, loss, self._norms))
+        self._norms = []
+
+    def readings(self, rank: int) -> list[Reading]:
+        """One for each micro-batch that counts."""
+        return [
+            Reading(rank, micro_batch.index, float(loss), _norm(norms), micro_batch.sample_ids)
+            for micro_batch, loss, norms in self._passes
+            if micro_batch.index is not None
+        ]
+
+    def _measure(self, gradient: torch.Tensor) -> None:
+        if self.is_taken:
+            values = gradient.coalesce().values() if gradient.is_sparse else gradient
+            # A number of its own, not a sum: nothing here waits for a GPU.
+            self._norms.append(torch.linalg.vector_norm(values.detach()))
+
+
+def gather(readings: Iterable[Reading], group: RankGroup) -> tuple[Reading, ...]:
+    """Those of all ranks, in the order of the ranks; all ranks together."""
+    own = [
+        [reading.rank, reading.micro_batch, reading.loss, reading.norm, list(reading.samples)]
+        for reading in readings
+    ]
+    # Python's JSON has names for the numbers that are not finite.
+    return tuple(
+        Reading(rank, micro_batch, loss, norm, tuple(samples))
+        for text in group.gather_texts(json.dumps(own))
+        for rank, micro_batch, loss, norm, samples in json.loads(text)
+    )
+
+
+def _norm(norms: list[torch.Tensor]) -> float:
+    if not norms:
+        return 0.0
+    return float(torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms])))
