@@ -5,11 +5,14 @@ BIN := .venv/bin
 UV := UV_CACHE_DIR=$(UV_CACHE) .bootstrap/venv/bin/uv
 STAMP := .venv/.installed
 ENV := OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu
-PINS := pyproject.toml --extra operator --extra runtime --group dev --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
+PIN := pip compile --quiet pyproject.toml --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+KIND_CLUSTER := reknit
+TAG := 0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit simulation runtime lint type contracts generated gen pins demo bench-overhead bench-recovery clean
+.PHONY: help setup test unit simulation runtime lint type contracts generated gen pins test-apiserver \
+	images kind-up kind-down demo bench-overhead bench-recovery clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -39,7 +42,7 @@ contracts: $(STAMP) ## Check which part may import which
 	@$(BIN)/lint-imports --no-cache
 
 generated: $(STAMP) ## Check that generated files are fresh
-	@$(BIN)/python -m reknit_operator.api.crd --check crds
+	@$(BIN)/python -m reknit_operator.api.crd --check crds helm/reknit/files
 
 unit: $(STAMP) ## Run the unit and property tests
 	@$(ENV) $(BIN)/pytest tests/unit
@@ -51,10 +54,30 @@ runtime: $(STAMP) ## Run real processes: numerics, checkpoints, faults
 	@$(ENV) $(BIN)/pytest tests/runtime
 
 gen: $(STAMP) ## Write the generated files anew
-	@$(BIN)/python -m reknit_operator.api.crd --write crds
+	@$(BIN)/python -m reknit_operator.api.crd --write crds helm/reknit/files
 
 pins: .bootstrap/venv/bin/uv ## Compile requirements/ anew from pyproject.toml
-	@$(UV) pip compile --quiet $(PINS) --output-file requirements/dev.txt
+	@$(UV) $(PIN) --extra operator --extra runtime --group dev --output-file requirements/dev.txt
+	@$(UV) $(PIN) --extra operator --constraint requirements/dev.txt \
+		--output-file requirements/operator.txt
+	@$(UV) $(PIN) --extra runtime --extra examples --constraint requirements/dev.txt \
+		--output-file requirements/runtime.txt
+
+test-apiserver: $(STAMP) ## Run operator and chart against a real API server (builds it first: minutes)
+	@$(ENV) $(BIN)/pytest tests/apiserver
+
+images: ## Build the images of operator and runtime with Docker
+	@docker build --file images/operator.Dockerfile --tag reknit/operator:$(TAG) .
+	@docker build --file images/runtime.Dockerfile --tag reknit/runtime:$(TAG) .
+
+kind-up: images ## Start a cluster in Docker, and install Reknit there (needs kind, helm, kubectl)
+	@kind get clusters | grep -qx $(KIND_CLUSTER) || kind create cluster --config kind-config.yaml
+	@kind load docker-image --name $(KIND_CLUSTER) reknit/operator:$(TAG) reknit/runtime:$(TAG)
+	@helm upgrade --install reknit helm/reknit --kube-context kind-$(KIND_CLUSTER) \
+		--namespace reknit-system --create-namespace --wait
+
+kind-down: ## Remove the cluster in Docker
+	@kind delete cluster --name $(KIND_CLUSTER)
 
 demo: $(STAMP) ## Train the small GPT with 4 ranks, kill one, and see it finish
 	@$(ENV) $(BIN)/reknit run examples/gpt_bytes/job.yaml --kill 2@60

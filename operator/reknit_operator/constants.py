@@ -32,7 +32,12 @@ TRAINING_CONTAINER: Final = "training"
 COORDINATOR_CONTAINER: Final = "coordinator"
 TOKEN_KEY: Final = "token"  # noqa: S105 - the key inside the Secret, no secret
 CHECKPOINT_MOUNT: Final = "/checkpoints"
+SOURCE_MOUNT: Final = "/workspace"
+"""Where the user's code is mounted, and where training containers then start."""
 DEFAULT_IMAGE: Final = "reknit/runtime:0.1.0"
+RUNTIME_GROUP: Final = 1000
+"""Group of the user that the runtime image runs as."""
+OPERATOR_IMAGE: Final = "reknit/operator:0.1.0"
 
 COORDINATOR_GRACE: Final = timedelta(seconds=10)
 """What a coordinator gets to hand out its last records after SIGTERM."""
@@ -66,6 +71,8 @@ class Kind(StrEnum):
     POD = "Pod"
     SERVICE = "Service"
     SECRET = "Secret"  # noqa: S105 - a kind, no secret
+    NETWORK_POLICY = "NetworkPolicy"
+    DISRUPTION_BUDGET = "PodDisruptionBudget"
 
 
 class Role(StrEnum):
@@ -98,7 +105,7 @@ class Reason(StrEnum):
     POD_PREEMPTED = "PodPreempted"
     SPARE_PROMOTED = "SparePromoted"
     COORDINATOR_REPLACED = "CoordinatorReplaced"
-    NAME_TAKEN = "NameTaken"
+    RECONCILE_FAILED = "ReconcileFailed"
     PODS_MISSING = "PodsMissing"
     PODS_WAITING = "PodsWaiting"
     ALL_PODS_READY = "AllPodsReady"
@@ -117,6 +124,16 @@ def service_name(job: str) -> str:
 def secret_name(job: str) -> str:
     """The Secret with the token of `job`."""
     return f"{job}-token"
+
+
+def policy_name(job: str) -> str:
+    """The NetworkPolicy of the pods of `job`."""
+    return job
+
+
+def budget_name(job: str) -> str:
+    """The PodDisruptionBudget of the workers of `job`."""
+    return f"{job}-workers"
 
 
 def coordinator_name(job: str, incarnation: int) -> str:

@@ -1,6 +1,7 @@
 """The CustomResourceDefinition, generated from the types and the rules.
 
-`python -m reknit_operator.api.crd --write DIR` writes it, `--check DIR` tells whether it is fresh.
+`python -m reknit_operator.api.crd --write DIR...` writes it, `--check DIR...` tells whether it is
+fresh: in crds/ for people, in helm/ for the chart, which can read no file outside of itself.
 """
 
 import argparse
@@ -119,19 +120,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes or checks the file; the exit status is 1 if a checked file is stale."""
     parser = argparse.ArgumentParser(prog="python -m reknit_operator.api.crd", description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", type=Path, metavar="DIR", help="write the file into DIR")
-    action.add_argument("--check", type=Path, metavar="DIR", help="compare it with the file in DIR")
+    text = "write the file into each DIR"
+    action.add_argument("--write", type=Path, nargs="+", metavar="DIR", help=text)
+    text = "compare it with the file in each DIR"
+    action.add_argument("--check", type=Path, nargs="+", metavar="DIR", help=text)
     options = parser.parse_args(arguments)
-    folder: Path = options.write or options.check
-    file = folder / FILE_NAME
-    if options.write:
+    for folder in options.write or ():
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(render(), encoding="utf-8")
-        return 0
-    if file.is_file() and file.read_text(encoding="utf-8") == render():
-        return 0
-    print(f"{file} does not match the types; run `make gen`", file=sys.stderr)
-    return 1
+        (folder / FILE_NAME).write_text(render(), encoding="utf-8")
+    files = [folder / FILE_NAME for folder in options.check or ()]
+    stale = [file for file in files if not _is_fresh(file)]
+    for file in stale:
+        print(f"{file} does not match the types; run `make gen`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def _is_fresh(file: Path) -> bool:
+    return file.is_file() and file.read_text(encoding="utf-8") == render()
 
 
 if __name__ == "__main__":

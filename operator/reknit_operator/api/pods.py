@@ -155,6 +155,13 @@ class HostVolume(Part):
     """Absolute path on the node."""
 
 
+class ConfigMapVolume(Part):
+    """A ConfigMap of the job's namespace; each of its keys becomes a file."""
+
+    name: Name
+    """Name of the ConfigMap."""
+
+
 class Volume(Part):
     """Where files live that outlast a pod; exactly one kind is given."""
 
@@ -168,3 +175,10 @@ class Volume(Part):
     def source(self) -> dict[str, Any]:
         """The fields of a pod's volume that name this source."""
         return self.to_object()
+
+
+class Source(Volume):
+    """Where the user's code lives; exactly one kind is given."""
+
+    config_map: ConfigMapVolume | None = None
+    """A ConfigMap whose keys are the names of the files."""

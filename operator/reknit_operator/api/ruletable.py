@@ -299,6 +299,14 @@ FAULT_RULES: Final = (
         ".filter(given, given).size() == 1",
     ),
     Rule(
+        scope="spec.source",
+        field="",
+        sentence="give exactly one of configMap, persistentVolumeClaim, nfs and hostPath",
+        holds=_has_one_source,
+        cel="[has(self.configMap), has(self.persistentVolumeClaim), has(self.nfs), "
+        "has(self.hostPath)].filter(given, given).size() == 1",
+    ),
+    Rule(
         scope="spec.scheduling",
         field="gang",
         sentence="this version schedules each pod alone, remove gang",

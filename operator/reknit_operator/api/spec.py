@@ -8,7 +8,7 @@ from reknit.layout import Degrees, Precision, Sharding
 from reknit.protocol.base import Json
 from reknit.protocol.settings import Framework
 from reknit_operator.api.base import INT_MAX, Name, Part
-from reknit_operator.api.pods import Spares, Workers
+from reknit_operator.api.pods import Source, Spares, Workers
 from reknit_operator.api.recovery import Checkpoint, Recovery
 
 FUNCTION_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
@@ -91,6 +91,9 @@ class JobSpec(Part):
     """What every rank runs."""
     image: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """Image of the training container; default: the runtime image of the operator's version."""
+    source: Source | None = None
+    """Where pods of a cluster find the code, if not in the image; they start in that folder. A
+    local run looks beside the manifest."""
     framework: Framework = Framework.PYTORCH
     """Which rendezvous environment a command finds."""
     parallelism: Parallelism = Parallelism()

@@ -21,8 +21,8 @@ class ConditionType(StrEnum):
 
 
 ConditionStatus: TypeAlias = Literal["True", "False", "Unknown"]
-ObjectGeneration: TypeAlias = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""metadata.generation of a manifest."""
+ObjectGeneration: TypeAlias = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""metadata.generation of a manifest; API servers keep bounds as floating-point numbers."""
 
 
 class Condition(Observed):

@@ -9,6 +9,7 @@ from reknit_operator.api.types import DistributedTrainingJob
 FIXED: Final = (
     "entrypoint",
     "image",
+    "source",
     "framework",
     "parallelism",
     "batch",

@@ -1,6 +1,6 @@
 """The pod of a coordinator."""
 
-from typing import Any
+from typing import Any, Final
 
 from reknit.protocol.settings import COORDINATOR_PORT
 from reknit_operator.api.types import DistributedTrainingJob
@@ -16,6 +16,8 @@ from reknit_operator.constants import (
     coordinator_name,
 )
 
+_HEALTH: Final = {"path": "/healthz", "port": COORDINATOR_PORT}
+
 
 def build_coordinator(
     job: DistributedTrainingJob,
@@ -28,7 +30,7 @@ def build_coordinator(
     """The coordinator's pod; `incarnation` must have been taken in the job's status before."""
     container: dict[str, Any] = {
         "name": COORDINATOR_CONTAINER,
-        "image": options.image,
+        "image": options.coordinator_image,
         "command": [*options.python, "-m", "reknit.coordinator"],
         "env": coordinator_environment(job, options, incarnation),
         "ports": [{"name": "coordinator", "containerPort": COORDINATOR_PORT}],
@@ -36,7 +38,14 @@ def build_coordinator(
             "requests": {"cpu": "100m", "memory": "128Mi"},
             "limits": {"memory": "512Mi"},
         },
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": COORDINATOR_PORT}},
+        "readinessProbe": {"httpGet": _HEALTH, "periodSeconds": 2},
+        # A coordinator that hangs is ended, and replaced like one that has died.
+        "livenessProbe": {
+            "httpGet": _HEALTH,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
     }
     pod = build_pod(
         job,
@@ -48,4 +57,12 @@ def build_coordinator(
         grace=COORDINATOR_GRACE,
     )
     pod["metadata"]["labels"][LABEL_INCARNATION] = str(incarnation)
+    spec = pod["spec"]
+    spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = True
+    # What lets the workers run in this namespace lets their coordinator do so; node selectors stay
+    # out, for it needs none of their devices.
+    wanted = job.spec.workers.template.spec.to_object()
+    spec["tolerations"] += wanted.get("tolerations", [])
+    if "imagePullSecrets" in wanted:
+        spec["imagePullSecrets"] = wanted["imagePullSecrets"]
     return pod

@@ -26,6 +26,11 @@ def child_labels(job: DistributedTrainingJob, component: str) -> dict[str, str]:
     }
 
 
+def child_selector(job: DistributedTrainingJob) -> dict[str, str]:
+    """Labels that select the pods of `job`, and not those of an earlier job of the same name."""
+    return {LABEL_JOB: job.metadata.name, LABEL_JOB_UID: job.metadata.uid}
+
+
 def child_metadata(job: DistributedTrainingJob, name: str, component: str) -> dict[str, Any]:
     """Metadata of a child that goes away with its job."""
     return {

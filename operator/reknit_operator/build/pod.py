@@ -1,8 +1,9 @@
 """What the pods of a job have in common."""
 
+import copy
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.build.metadata import child_metadata
@@ -14,6 +15,17 @@ from reknit_operator.constants import (
     Role,
     service_name,
 )
+
+_UNTIL_LOST: Final = [
+    {
+        "key": f"node.kubernetes.io/{condition}",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 0,
+    }
+    for condition in ("not-ready", "unreachable")
+]
+"""Without these a pod stays for five minutes on a node that the cluster has already given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ def build_pod(
     }
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
+        "tolerations": copy.deepcopy(_UNTIL_LOST),
         "hostname": hostname,
         "subdomain": service_name(job.metadata.name),
         "automountServiceAccountToken": False,

@@ -4,12 +4,8 @@ from typing import Any
 
 from reknit.protocol.settings import COORDINATOR_PORT
 from reknit_operator.api.types import DistributedTrainingJob
-from reknit_operator.build.metadata import child_metadata
-from reknit_operator.constants import (
-    LABEL_JOB,
-    LABEL_JOB_UID,
-    service_name,
-)
+from reknit_operator.build.metadata import child_metadata, child_selector
+from reknit_operator.constants import service_name
 
 
 def build_service(job: DistributedTrainingJob) -> dict[str, Any]:
@@ -25,7 +21,7 @@ def build_service(job: DistributedTrainingJob) -> dict[str, Any]:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {LABEL_JOB: job.metadata.name, LABEL_JOB_UID: job.metadata.uid},
+            "selector": child_selector(job),
             "ports": [
                 {"name": "coordinator", "port": COORDINATOR_PORT, "targetPort": COORDINATOR_PORT}
             ],

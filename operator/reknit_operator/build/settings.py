@@ -57,11 +57,12 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
             outlier_factor=spec.recovery.wrong_numbers.outlier_factor,
             on_bad_data=spec.recovery.wrong_numbers.on_bad_data,
         ),
-        checkpoint=_checkpoint(spec, options),
+        checkpoint=checkpoint_settings(spec, options),
     )
 
 
-def _checkpoint(spec: JobSpec, options: BuildOptions) -> CheckpointSettings | None:
+def checkpoint_settings(spec: JobSpec, options: BuildOptions) -> CheckpointSettings | None:
+    """Where checkpoints go and when; None where there is no place that outlasts a pod."""
     path = options.checkpoint_root
     if path is None:
         if spec.checkpoint.volume is None:

@@ -10,6 +10,8 @@ from reknit_operator.build.pod import Place, build_pod
 from reknit_operator.build.settings import grace_period
 from reknit_operator.constants import (
     CHECKPOINT_MOUNT,
+    RUNTIME_GROUP,
+    SOURCE_MOUNT,
     TRAINING_CONTAINER,
     Role,
     training_pod_name,
@@ -32,10 +34,13 @@ def build_worker(
     spec = job.spec
     # Data loaders and NCCL share memory between processes; the default of 64 MiB is too small.
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
-    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the mount of shared memory
+    mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the mount of shared memory
     if spec.checkpoint.volume is not None and options.checkpoint_root is None:
         volumes.append({"name": "checkpoints", **spec.checkpoint.volume.source()})
         mounts.append({"name": "checkpoints", "mountPath": CHECKPOINT_MOUNT})
+    if spec.source is not None:
+        volumes.append({"name": "source", **spec.source.source()})
+        mounts.append({"name": "source", "mountPath": SOURCE_MOUNT, "readOnly": True})
     name = training_pod_name(
         job.metadata.name, role, replica, attempt=attempt, replacements=replacements
     )
@@ -47,6 +52,9 @@ def build_worker(
         "resources": spec.workers.resources.to_object(),
         "volumeMounts": mounts,
     }
+    if spec.source is not None:
+        # Python looks for modules first where it was started with -m.
+        container["workingDir"] = SOURCE_MOUNT
     pod = build_pod(
         job,
         Place(role, replica, attempt, replacements),
@@ -56,4 +64,10 @@ def build_worker(
         volumes=volumes,
         grace=grace_period(spec),
     )
+    if any("persistentVolumeClaim" in volume for volume in volumes):
+        # A fresh volume belongs to root, and training does not run as root.
+        pod["spec"]["securityContext"] |= {
+            "fsGroup": RUNTIME_GROUP,
+            "fsGroupChangePolicy": "OnRootMismatch",
+        }
     return apply_template(pod, spec.workers.template)

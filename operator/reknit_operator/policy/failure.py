@@ -19,6 +19,7 @@ _CLASS_OF_REASON: Final = {
     "DeletionByTaintManager": ExitClass.INFRASTRUCTURE,
     "DeletionByPodGC": ExitClass.INFRASTRUCTURE,
     "TerminationByKubelet": ExitClass.INFRASTRUCTURE,
+    "NodeShutdown": ExitClass.INFRASTRUCTURE,
     "Evicted": ExitClass.INFRASTRUCTURE,
     "NodeLost": ExitClass.INFRASTRUCTURE,
     "Terminated": ExitClass.INFRASTRUCTURE,
@@ -35,7 +36,18 @@ _CLASS_OF_EXIT: Final = {
 }
 """What an exit status says when the agent could not leave a message."""
 
-_NO_IMAGE: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError"})
+_NO_IMAGE: Final = frozenset(
+    {
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImagePull",
+        "ImageInspectError",
+        "ImagePullBackOff",
+        "RegistryUnavailable",
+        "RunContainerError",
+        "SignatureValidationFailed",
+    }
+)
 _BAD_IMAGE: Final = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 
 _ENDS_JOB: Final = frozenset({ExitClass.PROGRAM_ERROR, ExitClass.CONFIGURATION})

@@ -18,7 +18,7 @@ from reknit_operator.reconcile.plan import Delete, JobEvent, Plan
 
 MAX_PARALLEL: Final = 16
 """Requests for one job at a time, so that a large job leaves room for others."""
-_EVENT_CHARACTERS: Final = 1024
+_EVENT_BYTES: Final = 1024
 
 
 class NameTakenError(Exception):
@@ -50,7 +50,7 @@ async def apply(plan: Plan, job: Object, client: ObjectClient, cache: Cache) -> 
         await _children(plan, job["metadata"]["uid"], client, cache)
     finally:
         for event in plan.events:
-            await client.record_event(_event(event, job))
+            await client.record_event(event_object(event, job))
     return plan.status is not None
 
 
@@ -103,7 +103,8 @@ async def _all(steps: Sequence[Awaitable[None]]) -> None:
         raise ExceptionGroup("several steps failed", errors)
 
 
-def _event(event: JobEvent, job: Object) -> Object:
+def event_object(event: JobEvent, job: Object) -> Object:
+    """`event` of `job` as Kubernetes knows events."""
     metadata = job["metadata"]
     time = datetime.now(UTC).isoformat()
     return {
@@ -119,7 +120,7 @@ def _event(event: JobEvent, job: Object) -> Object:
         },
         "type": event.type,
         "reason": event.reason,
-        "message": event.message[:_EVENT_CHARACTERS],
+        "message": event.message.encode()[:_EVENT_BYTES].decode(errors="ignore"),
         "source": {"component": MANAGER},
         "firstTimestamp": time,
         "lastTimestamp": time,

@@ -41,6 +41,10 @@ class Cache:
         """Objects labelled as the job's; whether it owns them is for the reader to check."""
         return list(self._children.get(key, {}).values())
 
+    def jobs(self) -> list[Object]:
+        """All job objects."""
+        return list(self._jobs.values())
+
     def keys(self) -> list[JobKey]:
         """All jobs."""
         return list(self._jobs)

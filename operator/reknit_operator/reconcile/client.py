@@ -62,10 +62,6 @@ class ObjectClient(Protocol):
         """All objects of `kind` that carry `labels`."""
         ...
 
-    def watch(self, kind: Kind, *, after: str) -> AsyncIterator[WatchEvent]:
-        """Changes after resource version `after`, endless; raises ExpiredError."""
-        ...
-
     async def patch_status(self, ref: Ref, status: Object, *, resource_version: str) -> Object:
         """Replaces the status; raises ConflictError if the object has changed, NotFoundError."""
         ...
@@ -76,4 +72,12 @@ class ObjectClient(Protocol):
 
     async def record_event(self, event: Object) -> None:
         """Records an event (core/v1) for people."""
+        ...
+
+
+class WatchingClient(ObjectClient, Protocol):
+    """A client that can also follow changes."""
+
+    def watch(self, kind: Kind, *, after: str) -> AsyncIterator[WatchEvent]:
+        """Changes after resource version `after`, endless; raises ExpiredError."""
         ...

@@ -6,21 +6,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Final
 
 from pydantic import ValidationError
 
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.build.options import BuildOptions
-from reknit_operator.constants import Kind, Role
-from reknit_operator.reconcile.apply import apply
+from reknit_operator.constants import Kind, Reason, Role
+from reknit_operator.reconcile.apply import NameTakenError, apply, event_object
 from reknit_operator.reconcile.cache import Cache, JobKey
-from reknit_operator.reconcile.client import ConflictError, NotFoundError, ObjectClient
+from reknit_operator.reconcile.client import ApiError, ConflictError, NotFoundError, ObjectClient
 from reknit_operator.reconcile.coordinator import read_token
 from reknit_operator.reconcile.decide import decide
 from reknit_operator.reconcile.observe import observe, owned_by, parse_pod
 from reknit_operator.reconcile.observed import Observed, Ref
-from reknit_operator.reconcile.plan import Plan
+from reknit_operator.reconcile.plan import JobEvent, Plan
 from reknit_operator.reconcile.poll import Poller
 from reknit_operator.reconcile.queue import KeyedQueue
 
@@ -33,8 +34,23 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _unnoticed(_result: str, _seconds: float) -> None:
+    return
+
+
 class Controller:
-    """Reconciles jobs; whoever watches the API puts changes into `cache` and keys into `queue`."""
+    """Reconciles jobs; whoever watches the API puts changes into `cache` and keys into `queue`.
+
+    Args:
+        client: reads and writes objects.
+        cache: the objects.
+        queue: the jobs to look at.
+        poller: asks coordinators.
+        options: settings that end up in pods.
+        new_token: makes a token for a job that has none.
+        now: the time of day.
+        passed: told of every pass: its result (success, conflict or error) and its seconds.
+    """
 
     def __init__(
         self,
@@ -46,6 +62,7 @@ class Controller:
         options: BuildOptions,
         new_token: Callable[[], str],
         now: Callable[[], datetime] = _utc_now,
+        passed: Callable[[str, float], None] = _unnoticed,
     ) -> None:
         self._client = client
         self._cache = cache
@@ -54,6 +71,7 @@ class Controller:
         self._options = options
         self._new_token = new_token
         self._now = now
+        self._passed = passed
         self._written: dict[JobKey, datetime] = {}
 
     async def run(self, num_workers: int = NUM_WORKERS) -> None:
@@ -71,18 +89,34 @@ class Controller:
                 self._queue.done(key)
 
     async def _handle(self, key: JobKey) -> None:
+        started, result = monotonic(), "success"
         try:
             await self.reconcile(key)
         except (ConflictError, NotFoundError):
             # The cache is behind; the change that it lacks will come by itself.
             self._queue.retry(key)
+            result = "conflict"
         except Exception as error:
             wait = self._queue.retry(key)
             name, seconds = "/".join(key), wait.total_seconds()
             logger.warning("Job %s: %s; trying again in %.2f s", name, error, seconds)
             logger.debug("Job %s", name, exc_info=True)
+            result = "error"
+            await self._complain(key, error)
         else:
             self._queue.forget(key)
+        self._passed(result, monotonic() - started)
+
+    async def _complain(self, key: JobKey, error: Exception) -> None:
+        """Tells the user why nothing happens, if it is something that a user can change."""
+        job = self._cache.job(key)
+        if job is None or not isinstance(error, ApiError | NameTakenError | ExceptionGroup):
+            return
+        with suppress(ApiError, OSError):
+            sentences = getattr(error, "exceptions", (error,))
+            message = "; ".join(dict.fromkeys(str(sentence) for sentence in sentences))
+            complaint = JobEvent("Warning", Reason.RECONCILE_FAILED, message)
+            await self._client.record_event(event_object(complaint, job))
 
     async def reconcile(self, key: JobKey) -> None:
         """One pass over one job."""

@@ -95,7 +95,7 @@ def _conclude(draft: Draft, outcome: Outcome) -> None:
     if first:
         _write_down(draft, outcome)
     stopped = draft.remove(stop(draft.observed.pods, draft.now))
-    leftovers = (*draft.observed.services, *draft.observed.secrets)
+    leftovers = draft.observed.passive
     if stopped:
         draft.delete(*leftovers)
     report_pods(draft)
@@ -134,6 +134,9 @@ def _suspend(draft: Draft) -> None:
     before = draft.find_condition(ConditionType.SUSPENDED)
     lost = _unsaved(draft)
     if gone:
+        # The number of workers may change now, and the budget's number with it.
+        passive = draft.observed.passive
+        draft.delete(*(ref for ref in passive if ref.kind is Kind.DISRUPTION_BUDGET))
         if before is None or before.status != "True":
             sentence = "no pod of the job runs any more" + (f", but {lost}" if lost else "")
             draft.event("Warning" if lost else "Normal", Reason.SUSPENDED, sentence)

@@ -4,7 +4,7 @@ import logging
 
 from reknit_operator.constants import LABEL_MANAGED_BY, MANAGER, Kind
 from reknit_operator.reconcile.cache import Cache, JobKey
-from reknit_operator.reconcile.client import ExpiredError, ObjectClient
+from reknit_operator.reconcile.client import ExpiredError, ObjectClient, WatchingClient
 from reknit_operator.reconcile.queue import KeyedQueue
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ async def load(kind: Kind, client: ObjectClient, cache: Cache, queue: KeyedQueue
 
 
 async def follow(
-    kind: Kind, client: ObjectClient, cache: Cache, queue: KeyedQueue[JobKey], *, after: str
+    kind: Kind, client: WatchingClient, cache: Cache, queue: KeyedQueue[JobKey], *, after: str
 ) -> None:
     """Follows all objects of one kind from a resource version on, until nobody answers.
 

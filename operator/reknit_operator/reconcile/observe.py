@@ -45,8 +45,7 @@ def observe(
     return Observed(
         job=parsed,
         pods=tuple(sorted((pod for pod in pods if pod), key=lambda pod: pod.ref.name)),
-        services=tuple(ref_of(child) for child in own if child["kind"] == Kind.SERVICE),
-        secrets=tuple(ref_of(child) for child in own if child["kind"] == Kind.SECRET),
+        passive=tuple(ref_of(child) for child in own if child["kind"] != Kind.POD),
         coordinator=coordinator,
         written=written,
         new_token=new_token,
@@ -101,7 +100,7 @@ def parse_pod(item: Object) -> Pod | None:
         finished=datetime.fromisoformat(finished) if finished else None,
         exit_code=terminated.get("exitCode"),
         reason=_reason(status, terminated),
-        waiting=state.get("waiting", {}).get("reason"),
+        waiting=_waiting(status, state),
         conclusion=_conclusion(terminated.get("message")),
         node=item.get("spec", {}).get("nodeName", ""),
         address=status.get("podIP", ""),
@@ -131,6 +130,15 @@ def _stopped(status: dict[str, Any]) -> bool:
 def _condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
     conditions = status.get("conditions", ())
     return next((condition for condition in conditions if condition["type"] == kind), {})
+
+
+def _waiting(status: dict[str, Any], state: dict[str, Any]) -> str | None:
+    """Why the container has not started: its own reason, or that the pod has no node."""
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return str(scheduled.get("reason", "Unschedulable"))
+    reason = state.get("waiting", {}).get("reason")
+    return None if reason is None else str(reason)
 
 
 def _reason(status: dict[str, Any], terminated: dict[str, Any]) -> str | None:

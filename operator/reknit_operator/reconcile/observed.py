@@ -58,7 +58,7 @@ class Pod:
     reason: str | None = None
     """Why it failed in Kubernetes' words: of the disruption, else the pod, else the container."""
     waiting: str | None = None
-    """Why its container cannot start yet, e.g. ImagePullBackOff."""
+    """Why its container cannot start yet, e.g. ImagePullBackOff or Unschedulable."""
     conclusion: Conclusion | None = None
     """What its agent wrote as termination message."""
     node: str = ""
@@ -82,8 +82,8 @@ class Observed:
     job: DistributedTrainingJob
     pods: tuple[Pod, ...] = ()
     """Of this job's UID, sorted by name."""
-    services: tuple[Ref, ...] = ()
-    secrets: tuple[Ref, ...] = ()
+    passive: tuple[Ref, ...] = ()
+    """Objects of the job that run nothing: Secret, Service, NetworkPolicy, PodDisruptionBudget."""
     coordinator: CoordinatorStatus | None = None
     """Last answer of the coordinator, None if none is known."""
     written: datetime | None = None

@@ -23,7 +23,7 @@ class KeyedQueue(Generic[Key]):
 
     def __init__(self) -> None:
         self._ready: deque[Key] = deque()
-        self._queued: set[Key] = set()
+        self._queued: dict[Key, float] = {}
         self._active: set[Key] = set()
         self._again: set[Key] = set()
         self._due: dict[Key, float] = {}
@@ -37,6 +37,10 @@ class KeyedQueue(Generic[Key]):
         """Keys that are ready; those that wait for their time are not counted."""
         return len(self._ready)
 
+    def age(self, now: float) -> float:
+        """Seconds that the first of the ready keys has waited until `now`, a time of the loop."""
+        return now - self._queued[self._ready[0]] if self._ready else 0.0
+
     def add(self, key: Key, after: timedelta = timedelta(0)) -> None:
         """Has `key` looked at, at once or after a while."""
         if after > timedelta(0):
@@ -45,7 +49,7 @@ class KeyedQueue(Generic[Key]):
             self._again.add(key)
         elif key not in self._queued:
             self._due.pop(key, None)
-            self._queued.add(key)
+            self._queued[key] = asyncio.get_running_loop().time()
             self._ready.append(key)
             self._wakeup.set()
 
@@ -55,7 +59,7 @@ class KeyedQueue(Generic[Key]):
             self._wakeup.clear()
             await self._wakeup.wait()
         key = self._ready.popleft()
-        self._queued.discard(key)
+        del self._queued[key]
         self._active.add(key)
         return key
 

@@ -10,8 +10,8 @@ from reknit_operator.api.types import (
     RuleAction,
 )
 from reknit_operator.build.coordinator import build_coordinator
-from reknit_operator.build.secret import build_secret
-from reknit_operator.build.service import build_service
+from reknit_operator.build.passive import build_passive
+from reknit_operator.build.settings import checkpoint_settings
 from reknit_operator.build.worker import build_worker
 from reknit_operator.constants import Reason, Role, replica_key
 from reknit_operator.policy.budget import (
@@ -62,6 +62,9 @@ def _begin(draft: Draft) -> None:
     draft.condition(ConditionType.SUSPENDED, False, reason)
     draft.condition(ConditionType.SUCCEEDED, None, Reason.STARTED)
     sentence = f"attempt {draft.status.attempts} began"
+    is_function = draft.job.spec.entrypoint.function is not None
+    if is_function and checkpoint_settings(draft.job.spec, draft.observed.options) is None:
+        sentence += ", and writes no checkpoints as there is no checkpoint.volume"
     draft.event("Normal", Reason.RESUMED if resumed else Reason.STARTED, sentence)
 
 
@@ -162,10 +165,10 @@ def _make_room(draft: Draft) -> bool:
 def _fill(draft: Draft) -> None:
     """Creates what is missing."""
     observed, job = draft.observed, draft.job
-    if not observed.secrets:
-        draft.create(build_secret(job, observed.new_token))
-    if not observed.services:
-        draft.create(build_service(job))
+    existing = {(ref.kind, ref.name) for ref in observed.passive}
+    for item in build_passive(job, observed.options, observed.new_token):
+        if (item["kind"], item["metadata"]["name"]) not in existing:
+            draft.create(item)
     present = current(observed.pods, job, draft.status)
     if not any(pod.role == Role.COORDINATOR for pod in present):
         coordinators = [pod for pod in observed.pods if pod.role == Role.COORDINATOR]

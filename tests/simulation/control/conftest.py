@@ -219,7 +219,7 @@ class World:
             self.cache,
             Desk(self),
             Desk(self),
-            options=BuildOptions(),
+            options=BuildOptions(coordinator_clients=("reknit-system",), disruption_budgets=True),
             new_token=lambda: "token",
             now=lambda: self.now,
         )

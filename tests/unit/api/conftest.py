@@ -10,32 +10,10 @@ import jsonschema
 import pytest
 from celpy import celtypes
 
+from manifests import Manifest, change
 from reknit_operator.api.crd import schema
 
-Manifest = dict[str, Any]
 Finding = tuple[str, str]
-
-BASE: Manifest = {
-    "apiVersion": "reknit.dev/v1alpha1",
-    "kind": "DistributedTrainingJob",
-    "metadata": {"name": "gpt-bytes"},
-    "spec": {"entrypoint": {"function": "gpt_bytes:train"}, "batch": {"global": 64, "micro": 8}},
-}
-
-
-def change(changes: dict[str, Any], base: Manifest = BASE) -> Manifest:
-    """A copy of `base` with the value at each dotted path set; ... removes it."""
-    manifest = copy.deepcopy(base)
-    for path, value in changes.items():
-        *above, last = path.split(".")
-        part = manifest
-        for step in above:
-            part = part.setdefault(step, {})
-        if value is ...:
-            part.pop(last, None)
-        else:
-            part[last] = copy.deepcopy(value)
-    return manifest
 
 
 class ApiServer:

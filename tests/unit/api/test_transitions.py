@@ -2,45 +2,12 @@
 
 import pytest
 
+from manifests import FIXED_CHANGES, FREE_CHANGES
 from reknit_operator.api.shape import parse_object
 from reknit_operator.api.transitions import FIXED
 from reknit_operator.api.validation import validate_update
 
 SENTENCE = "this cannot change while the job runs, set suspend to true first"
-
-FIXED_CHANGES = {
-    "entrypoint": {"spec.entrypoint.function": "gpt_bytes:other"},
-    "entrypoint, only its config": {"spec.entrypoint.config": {"depth": 5}},
-    "image": {"spec.image": "registry.example/gpt:2"},
-    "framework": {"spec.framework": "JAX"},
-    "parallelism": {"spec.parallelism.sharding": "ZeRO1"},
-    "batch": {"spec.batch.micro": 4},
-    "batch, removed": {"spec.batch": ...},
-    "precision": {"spec.precision": "BF16"},
-    "seed": {"spec.seed": 1},
-    "workers.replicas": {"spec.workers.replicas": 2},
-    "workers.minReplicas": {"spec.workers.minReplicas": 1},
-    "workers.processesPerReplica": {"spec.workers.processesPerReplica": 2},
-    "spares": {"spec.spares.replicas": 1},
-    "deepspeed": {"spec.deepspeed.config": {"a": 1}},
-    "recovery.copies": {"spec.recovery.copies": 2},
-    "recovery.onLoss": {"spec.recovery.onLoss": "Shrink"},
-    "recovery.processBudget": {"spec.recovery.processBudget": {"failures": 1, "per": "1m"}},
-    "checkpoint": {"spec.checkpoint.everySteps": 5},
-    "scheduling": {"spec.scheduling.priorityClassName": "high"},
-}
-
-FREE_CHANGES = {
-    "nothing": {},
-    "default written out": {"spec.precision": "FP32", "spec.workers": {"replicas": 1}},
-    "suspend": {"spec.suspend": True},
-    "deadline": {"spec.activeDeadlineSeconds": 60},
-    "time to live": {"spec.ttlSecondsAfterFinished": 60},
-    "budget": {"spec.recovery.budget": {"failures": 1, "per": "1m"}},
-    "rules": {"spec.recovery.rules": [{"onExitCodes": [3], "action": "FailJob"}]},
-    "resources": {"spec.workers.resources.requests": {"cpu": 1}},
-    "labels": {"metadata.labels": {"team": "a"}},
-}
 
 
 def immutable(api_server, new, old):

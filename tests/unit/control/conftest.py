@@ -105,7 +105,7 @@ def settled(make_job, make_worker, make_coordinator, now):
         everything = (make_coordinator(), make_worker(0), make_worker(1)) if with_pods else ()
         given = {pod.ref.name for pod in pods}
         everything = (*(pod for pod in everything if pod.ref.name not in given), *pods)
-        fields = {"services": (SERVICE,), "secrets": (SECRET,), "written": now, **fields}
+        fields = {"passive": (SERVICE, SECRET), "written": now, **fields}
         if status is None:
             first = decide(Observed(job=job), now)
             assert first.status is not None

@@ -152,6 +152,50 @@ def test_template_is_laid_over(make_job):
     assert job.to_object() == before
 
 
+def test_code_from_a_volume_is_where_the_program_starts(make_job):
+    pod = worker(make_job(source={"configMap": {"name": "code"}}))
+    container = pod["spec"]["containers"][0]
+    (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == "source"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "source"]
+    assert volume["configMap"] == {"name": "code"}
+    assert (mount["mountPath"], mount["readOnly"]) == (container["workingDir"], True)
+
+
+def test_code_in_the_image_starts_where_the_image_says(make_job):
+    assert "workingDir" not in worker(make_job())["spec"]["containers"][0]
+
+
+def test_a_claim_can_be_written_by_the_user_of_the_pod(make_job):
+    claim = {"volume": {"persistentVolumeClaim": {"claimName": "c"}}}
+    assert worker(make_job(checkpoint=claim))["spec"]["securityContext"]["fsGroup"] == 1000
+    assert "fsGroup" not in worker(make_job())["spec"]["securityContext"]
+
+
+def test_pods_leave_a_node_that_is_given_up_at_once(make_job):
+    wanted = {"spec": {"tolerations": [{"key": "gpu", "operator": "Exists"}]}}
+    job = make_job(workers={"replicas": 2, "template": wanted})
+    coordinator = build_coordinator(job, OPTIONS, incarnation=1, attempt=1, replacements=0)
+    for pod in (worker(job), coordinator):
+        seconds = {
+            each["key"]: each.get("tolerationSeconds") for each in pod["spec"]["tolerations"]
+        }
+        assert seconds == {
+            "node.kubernetes.io/not-ready": 0,
+            "node.kubernetes.io/unreachable": 0,
+            "gpu": None,
+        }
+
+
+def test_the_coordinator_has_its_own_image_and_the_secrets_of_the_workers(make_job):
+    secrets = [{"name": "registry"}]
+    template = {"spec": {"imagePullSecrets": secrets, "nodeSelector": {"gpu": "yes"}}}
+    job = make_job(workers={"replicas": 2, "template": template}, image="mine:1")
+    pod = build_coordinator(job, OPTIONS, incarnation=1, attempt=1, replacements=0)
+    assert pod["spec"]["imagePullSecrets"] == secrets
+    assert pod["spec"]["containers"][0]["image"] == OPTIONS.coordinator_image
+    assert "nodeSelector" not in pod["spec"]
+
+
 def test_lists_without_names_are_replaced():
     assert lay_over({"args": [1], "env": [1]}, {"args": [2], "env": [2]}) == {
         "args": [2],

@@ -9,6 +9,7 @@ from reknit.protocol.base import Generation
 from reknit.protocol.outcome import ExitClass
 from reknit.protocol.status import CoordinatorStatus, MembershipPhase, Progress
 from reknit_operator.api.types import JobStatus, Membership
+from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import IMAGE_PATIENCE, STATUS_PERIOD, STUCK_AFTER, Kind
 from reknit_operator.reconcile.decide import decide
 from reknit_operator.reconcile.observed import Observed, PodPhase
@@ -149,7 +150,7 @@ def test_terminal_condition_comes_after_the_clean_up(settled, make_worker, make_
     second = decide(later(), now)
     assert deleted(second) == ["gpt", "gpt-token"]
     assert second.status is None or second.status.completion_time is None
-    third = decide(later(services=(), secrets=()), now)
+    third = decide(later(passive=()), now)
     assert third.status is not None
     assert third.status.completion_time == now
     assert condition(third.status, "Succeeded").status == "True"
@@ -162,7 +163,7 @@ def test_terminal_condition_comes_after_the_clean_up(settled, make_worker, make_
 def test_the_outcome_survives_the_loss_of_all_evidence(settled, make_worker, make_conclusion, now):
     word = make_conclusion(ExitClass.PROGRAM_ERROR, traceback="here")
     first = decide(settled(make_worker(0, phase=PodPhase.FAILED, conclusion=word)), now)
-    bare = settled(with_pods=False, services=(), secrets=(), status=first.status)
+    bare = settled(with_pods=False, passive=(), status=first.status)
     last = decide(bare, now)
     assert created(last) == []
     assert last.status is not None
@@ -347,3 +348,18 @@ def test_the_coordinator_hears_which_of_the_pods_that_it_misses_are_no_more(
     assert [ref.name for ref in plan.gone] == ["gpt-worker-2", "gpt-worker-9"]
     stale = report.model_copy(update={"incarnation": 0})
     assert decide(settled(unheard, ended, coordinator=stale), now).gone == ()
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "is_told"),
+    [
+        ({}, BuildOptions(), True),
+        ({}, BuildOptions(checkpoint_root="/runs/1"), False),
+        ({"checkpoint": {"volume": {"hostPath": {"path": "/ckpt"}}}}, BuildOptions(), False),
+        ({"entrypoint": {"command": ["python"]}, "batch": None}, BuildOptions(), False),
+    ],
+)
+def test_a_job_that_cannot_write_checkpoints_is_told_so(make_job, now, spec, options, is_told):
+    plan = decide(Observed(job=make_job(**spec), options=options), now)
+    (event,) = plan.events
+    assert ("no checkpoint.volume" in event.message) is is_told

@@ -77,6 +77,19 @@ def test_a_missing_image_is_waited_for_a_while(make_worker, now):
     assert "ImagePullBackOff" in str(failure)
 
 
+@pytest.mark.parametrize("reason", ["CreateContainerError", "RunContainerError", "ErrImagePull"])
+def test_a_container_that_cannot_be_made_is_a_wrong_configuration(make_worker, now, reason):
+    pod = make_worker(phase=PodPhase.PENDING, waiting=reason)
+    failure = classify(pod, now + IMAGE_PATIENCE)
+    assert failure is not None
+    assert (failure.exit_class, failure.job_wide) == (ExitClass.CONFIGURATION, False)
+
+
+def test_a_pod_without_a_node_is_waited_for(make_worker, now):
+    pod = make_worker(phase=PodPhase.PENDING, waiting="Unschedulable")
+    assert classify(pod, now + 10 * IMAGE_PATIENCE) is None
+
+
 def test_an_impossible_image_is_not_waited_for(make_worker, now):
     pod = make_worker(phase=PodPhase.PENDING, waiting="InvalidImageName")
     assert patience_ends(pod) is None

@@ -96,6 +96,14 @@ def test_waiting_and_readiness(worker):
     assert (pod.waiting, pod.ready) == ("ErrImagePull", True)
 
 
+@pytest.mark.parametrize("reason", ["Unschedulable", "SchedulingGated"])
+def test_a_pod_without_a_node_says_so(worker, reason):
+    condition = {"type": "PodScheduled", "status": "False", "reason": reason}
+    pod = parse_pod(worker(phase="Pending", conditions=[condition]))
+    assert pod is not None
+    assert pod.waiting == reason
+
+
 def test_observe_sorts_children_and_leaves_out_those_of_others(make_job, now):
     job = make_job()
     namesake = make_job()
@@ -116,7 +124,7 @@ def test_observe_sorts_children_and_leaves_out_those_of_others(make_job, now):
     observed = observe(job.to_object(), children, options=OPTIONS, new_token="t")
     names = [pod.ref.name for pod in observed.pods]
     assert names == ["gpt-coordinator-1", "gpt-worker-0", "gpt-worker-1"]
-    assert [ref.name for ref in observed.services + observed.secrets] == ["gpt", "gpt-token"]
+    assert [ref.name for ref in observed.passive] == ["gpt", "gpt-token"]
     assert not owned_by(children[-1], job.metadata.uid)
 
 

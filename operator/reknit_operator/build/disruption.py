@@ -1,0 +1,25 @@
+"""The PodDisruptionBudget of a job: how many workers a drain may take at a time."""
+
+from typing import Any
+
+from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.build.metadata import child_metadata, child_selector
+from reknit_operator.constants import LABEL_ROLE, Role, budget_name
+
+
+def build_disruption_budget(job: DistributedTrainingJob) -> dict[str, Any]:
+    """Lets evictions take one worker of `job`, and the next one when that has been replaced.
+
+    A number of pods that must stay, for Kubernetes can count back from a whole only where it knows
+    the owner's number of replicas. Pods that are not ready protect nothing and may always go.
+    """
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": child_metadata(job, budget_name(job.metadata.name), "disruption-budget"),
+        "spec": {
+            "minAvailable": job.spec.workers.replicas - 1,
+            "selector": {"matchLabels": {**child_selector(job), LABEL_ROLE: str(Role.WORKER)}},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }

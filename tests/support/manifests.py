@@ -1,0 +1,324 @@
+"""Manifests that are wrong, sound, or changed, for whoever has to judge them."""
+
+import copy
+from typing import Any, TypeAlias
+
+Manifest: TypeAlias = dict[str, Any]
+
+BASE: Manifest = {
+    "apiVersion": "reknit.dev/v1alpha1",
+    "kind": "DistributedTrainingJob",
+    "metadata": {"name": "gpt-bytes"},
+    "spec": {"entrypoint": {"function": "gpt_bytes:train"}, "batch": {"global": 64, "micro": 8}},
+}
+
+
+def change(changes: dict[str, Any], base: Manifest = BASE) -> Manifest:
+    """A copy of `base` with the value at each dotted path set; ... removes it."""
+    manifest = copy.deepcopy(base)
+    for path, value in changes.items():
+        *above, last = path.split(".")
+        part = manifest
+        for step in above:
+            part = part.setdefault(step, {})
+        if value is ...:
+            part.pop(last, None)
+        else:
+            part[last] = copy.deepcopy(value)
+    return manifest
+
+
+COMMAND = {"spec.entrypoint": {"command": ["python", "train.py"]}, "spec.batch": ...}
+CONTAINERS = "spec.workers.template.spec.containers"
+
+BROKEN = {
+    "name with capitals": (
+        {"metadata.name": "GPT"},
+        "metadata.name",
+        "the name GPT must be lower-case letters, digits and dashes, begin with a letter and not "
+        "end with a dash",
+    ),
+    "name that begins with a digit": (
+        {"metadata.name": "3b"},
+        "metadata.name",
+        "the name 3b must be lower-case letters, digits and dashes, begin with a letter and not "
+        "end with a dash",
+    ),
+    "name too long": (
+        {"metadata.name": "g" * 41},
+        "metadata.name",
+        "the name has 41 characters, use at most 40, because names of pods are made from it",
+    ),
+    "function and command": (
+        {"spec.entrypoint.command": ["python"]},
+        "spec.entrypoint",
+        "give exactly one of function and command",
+    ),
+    "neither function nor command": (
+        {"spec.entrypoint": {}, "spec.batch": ...},
+        "spec.entrypoint",
+        "give exactly one of function and command",
+    ),
+    "config for a command": (
+        COMMAND | {"spec.entrypoint": {"command": ["python"], "config": {"lr": 0.1}}},
+        "spec.entrypoint.config",
+        "a command gets no config, put the values into its arguments or environment",
+    ),
+    "framework for a function": (
+        {"spec.framework": "JAX"},
+        "spec.framework",
+        "a function runs under PyTorch, remove framework or give a command",
+    ),
+    "sharding for a command": (
+        COMMAND | {"spec.parallelism": {"sharding": "ZeRO1"}},
+        "spec.parallelism",
+        "a command divides the world by itself, remove parallelism or give a function",
+    ),
+    "degree for a command": (
+        COMMAND | {"spec.parallelism": {"data": 1}},
+        "spec.parallelism",
+        "a command divides the world by itself, remove parallelism or give a function",
+    ),
+    "batch for a command": (
+        COMMAND | {"spec.batch": {"global": 8, "micro": 8}},
+        "spec.batch",
+        "a command makes its own batches, remove batch or give a function",
+    ),
+    "precision for a command": (
+        COMMAND | {"spec.precision": "BF16"},
+        "spec.precision",
+        "a command chooses its own number format, remove precision or give a function",
+    ),
+    "copies for a command": (
+        COMMAND | {"spec.recovery.copies": 2},
+        "spec.recovery.copies",
+        "the state of a command is not known and cannot be copied, remove copies or give a "
+        "function",
+    ),
+    "pipeline stages": (
+        {"spec.parallelism.pipeline.stages": 2, "spec.workers.replicas": 2},
+        "spec.parallelism.pipeline.stages",
+        "this version cannot cut a model into stages, set stages to 1",
+    ),
+    "tensor parallelism": (
+        {"spec.parallelism.tensor": 2, "spec.workers.replicas": 4},
+        "spec.parallelism.tensor",
+        "this version cannot cut single layers, set tensor to 1",
+    ),
+    "degrees below the world": (
+        {"spec.parallelism.data": 3, "spec.workers.replicas": 2},
+        "spec.parallelism",
+        "data 3 x pipeline 1 x tensor 1 does not multiply to the world of 2 ranks, set data to -1 "
+        "or change workers",
+    ),
+    "degree of zero": (
+        {"spec.parallelism.data": 0},
+        "spec.parallelism",
+        "data 0 x pipeline 1 x tensor 1 does not multiply to the world of 1 ranks, set data to -1 "
+        "or change workers",
+    ),
+    "fixed degree of a world that shrinks": (
+        {
+            "spec.parallelism.data": 4,
+            "spec.workers": {"replicas": 4, "minReplicas": 2},
+            "spec.recovery.onLoss": "Shrink",
+        },
+        "spec.parallelism.data",
+        "data 4 leaves no room for the world to shrink, set data to -1 or remove "
+        "workers.minReplicas",
+    ),
+    "function without batch": (
+        {"spec.batch": ...},
+        "spec.batch",
+        "a function needs batch sizes, add batch with global and micro",
+    ),
+    "micro does not divide global": (
+        {"spec.batch.micro": 7},
+        "spec.batch.micro",
+        "the global batch of 64 samples is no multiple of the micro-batch of 7, change one of them",
+    ),
+    "micro above global": (
+        {"spec.batch": {"global": 4, "micro": 8}},
+        "spec.batch.micro",
+        "the global batch of 4 samples is no multiple of the micro-batch of 8, change one of them",
+    ),
+    "DeepSpeed configuration without DeepSpeed": (
+        {"spec.deepspeed.config": {"zero_optimization": {"overlap_comm": True}}},
+        "spec.deepspeed.config",
+        "this configuration has no effect without DeepSpeed, set parallelism.sharding to ZeRO1, "
+        "ZeRO2 or ZeRO3, or remove it",
+    ),
+    "minReplicas above replicas": (
+        {"spec.workers": {"replicas": 2, "minReplicas": 3}},
+        "spec.workers.minReplicas",
+        "minReplicas 3 is more than replicas 2, lower minReplicas or raise replicas",
+    ),
+    "minReplicas without shrinking": (
+        {"spec.workers": {"replicas": 4, "minReplicas": 3}},
+        "spec.workers.minReplicas",
+        "fewer workers are only used to shrink, set recovery.onLoss to Shrink or remove "
+        "minReplicas",
+    ),
+    "shrinking without minReplicas": (
+        {"spec.workers.replicas": 4, "spec.recovery.onLoss": "Shrink"},
+        "spec.recovery.onLoss",
+        "to shrink, set workers.minReplicas to less than workers.replicas",
+    ),
+    "image of the training container": (
+        {CONTAINERS: [{"name": "training", "image": "mine:1"}]},
+        f"{CONTAINERS}[0]",
+        "the training container takes its image from spec.image, its program from spec.entrypoint "
+        "and its resources from spec.workers.resources, set them there",
+    ),
+    "reserved variable": (
+        {CONTAINERS: [{"name": "log"}, {"name": "training", "env": [{"name": "RANK"}]}]},
+        f"{CONTAINERS}[1].env[0].name",
+        "Reknit sets the variable RANK itself, choose another name",
+    ),
+    "variable with a reserved prefix": (
+        {CONTAINERS: [{"name": "training", "env": [{"name": "A"}, {"name": "REKNIT_JOB"}]}]},
+        f"{CONTAINERS}[0].env[1].name",
+        "Reknit sets the variable REKNIT_JOB itself, choose another name",
+    ),
+    "rule without a condition": (
+        {"spec.recovery.rules": [{"onExitCodes": [3], "action": "FailJob"}, {"action": "FailJob"}]},
+        "spec.recovery.rules[1]",
+        "this rule would match nothing, give onExitCodes, onReason or both",
+    ),
+    "volume without a kind": (
+        {"spec.checkpoint.volume": {}},
+        "spec.checkpoint.volume",
+        "give exactly one of persistentVolumeClaim, nfs and hostPath",
+    ),
+    "volume of two kinds": (
+        {
+            "spec.checkpoint.volume": {
+                "persistentVolumeClaim": {"claimName": "c"},
+                "hostPath": {"path": "/mnt"},
+            }
+        },
+        "spec.checkpoint.volume",
+        "give exactly one of persistentVolumeClaim, nfs and hostPath",
+    ),
+    "source without a kind": (
+        {"spec.source": {}},
+        "spec.source",
+        "give exactly one of configMap, persistentVolumeClaim, nfs and hostPath",
+    ),
+    "source of two kinds": (
+        {"spec.source": {"configMap": {"name": "code"}, "hostPath": {"path": "/code"}}},
+        "spec.source",
+        "give exactly one of configMap, persistentVolumeClaim, nfs and hostPath",
+    ),
+    "gang": (
+        {"spec.scheduling.gang": "PodGroup"},
+        "spec.scheduling.gang",
+        "this version schedules each pod alone, remove gang",
+    ),
+    "queue": (
+        {"spec.scheduling.queueName": "team-a"},
+        "spec.scheduling.queueName",
+        "this version knows no queues, remove queueName",
+    ),
+}
+
+SOUND = {
+    "shortest": {},
+    "command": COMMAND,
+    "command of another framework": COMMAND | {"spec.framework": "TensorFlow"},
+    "empty config of a command": COMMAND
+    | {"spec.entrypoint": {"command": ["python"], "config": {}}},
+    "config with null": {"spec.entrypoint.config": {"a": None, "b": [1, {"c": 2.5}]}},
+    "longest name": {"metadata.name": "g" * 40},
+    "name of one letter": {"metadata.name": "g"},
+    "degree that is the world": {
+        "spec.parallelism.data": 6,
+        "spec.workers": {"replicas": 3, "processesPerReplica": 2},
+    },
+    "uneven number of ranks": {"spec.workers.replicas": 5},
+    "ZeRO": {
+        "spec.parallelism.sharding": "ZeRO3",
+        "spec.deepspeed.config": {"zero_optimization": {"overlap_comm": True}},
+    },
+    "shrinking": {
+        "spec.workers": {"replicas": 4, "minReplicas": 2},
+        "spec.recovery.onLoss": "Shrink",
+    },
+    "no copies": {"spec.recovery.copies": 0, "spec.parallelism.sharding": "ZeRO1"},
+    "two copies": {"spec.recovery.copies": 2, "spec.parallelism.sharding": "ZeRO1"},
+    "minReplicas of all": {"spec.workers": {"replicas": 4, "minReplicas": 4}},
+    "template": {
+        CONTAINERS: [
+            {"name": "training", "env": [{"name": "RANKS", "value": "1"}], "volumeMounts": []},
+            {"name": "log", "image": "log:1", "args": ["-f"]},
+        ],
+        "spec.workers.template.spec.tolerations": [{"key": "gpu"}],
+        "spec.workers.template.metadata.labels": {"team": "a"},
+    },
+    "resources": {
+        "spec.workers.resources": {
+            "requests": {"cpu": "500m", "memory": "1.5Gi"},
+            "limits": {"nvidia.com/gpu": 1},
+        }
+    },
+    "rules": {
+        "spec.recovery.rules": [
+            {"onExitCodes": [3], "action": "FailJob"},
+            {"onReason": "Preempted", "action": "ReplacePod", "countsTowards": "Preemptions"},
+        ],
+        "spec.recovery.budget": {"failures": 3, "per": "30m"},
+    },
+    "checkpoints": {
+        "spec.checkpoint": {
+            "volume": {"nfs": {"server": "files", "path": "/training"}},
+            "every": "1h30m",
+            "everySteps": 100,
+            "keep": 1,
+        }
+    },
+    "code in a ConfigMap": {"spec.source": {"configMap": {"name": "gpt-bytes"}}},
+    "the rest": {
+        "spec.image": "registry.example/gpt:1",
+        "spec.precision": "BF16",
+        "spec.seed": 2**32 - 1,
+        "spec.suspend": True,
+        "spec.scheduling.priorityClassName": "high",
+        "spec.activeDeadlineSeconds": 86400,
+        "spec.ttlSecondsAfterFinished": 0,
+    },
+}
+
+FIXED_CHANGES = {
+    "entrypoint": {"spec.entrypoint.function": "gpt_bytes:other"},
+    "entrypoint, only its config": {"spec.entrypoint.config": {"depth": 5}},
+    "image": {"spec.image": "registry.example/gpt:2"},
+    "source": {"spec.source": {"configMap": {"name": "code"}}},
+    "framework": {"spec.framework": "JAX"},
+    "parallelism": {"spec.parallelism.sharding": "ZeRO1"},
+    "batch": {"spec.batch.micro": 4},
+    "batch, removed": {"spec.batch": ...},
+    "precision": {"spec.precision": "BF16"},
+    "seed": {"spec.seed": 1},
+    "workers.replicas": {"spec.workers.replicas": 2},
+    "workers.minReplicas": {"spec.workers.minReplicas": 1},
+    "workers.processesPerReplica": {"spec.workers.processesPerReplica": 2},
+    "spares": {"spec.spares.replicas": 1},
+    "deepspeed": {"spec.deepspeed.config": {"a": 1}},
+    "recovery.copies": {"spec.recovery.copies": 2},
+    "recovery.onLoss": {"spec.recovery.onLoss": "Shrink"},
+    "recovery.processBudget": {"spec.recovery.processBudget": {"failures": 1, "per": "1m"}},
+    "checkpoint": {"spec.checkpoint.everySteps": 5},
+    "scheduling": {"spec.scheduling.priorityClassName": "high"},
+}
+
+FREE_CHANGES = {
+    "nothing": {},
+    "default written out": {"spec.precision": "FP32", "spec.workers": {"replicas": 1}},
+    "suspend": {"spec.suspend": True},
+    "deadline": {"spec.activeDeadlineSeconds": 60},
+    "time to live": {"spec.ttlSecondsAfterFinished": 60},
+    "budget": {"spec.recovery.budget": {"failures": 1, "per": "1m"}},
+    "rules": {"spec.recovery.rules": [{"onExitCodes": [3], "action": "FailJob"}]},
+    "resources": {"spec.workers.resources.requests": {"cpu": 1}},
+    "labels": {"metadata.labels": {"team": "a"}},
+}
