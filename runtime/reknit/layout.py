@@ -16,11 +16,22 @@ class Sharding(StrEnum):
     ZERO1 = "ZeRO1"
     ZERO2 = "ZeRO2"
     ZERO3 = "ZeRO3"
+    FSDP = "FSDP"
 
     @property
     def zero_stage(self) -> int:
-        """DeepSpeed's number of this choice: 0 keeps everything, 3 shards everything."""
-        return list(Sharding).index(self)
+        """DeepSpeed's number of this choice; 0 is not DeepSpeed's."""
+        return {Sharding.ZERO1: 1, Sharding.ZERO2: 2, Sharding.ZERO3: 3}.get(self, 0)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the ranks divide anything."""
+        return self is not Sharding.NONE
+
+    @property
+    def divides_weights(self) -> bool:
+        """Whether a rank has only a part of the weights between two passes."""
+        return self in (Sharding.ZERO3, Sharding.FSDP)
 
 
 class Precision(StrEnum):

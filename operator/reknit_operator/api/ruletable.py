@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from reknit.layout import Precision, Sharding
+from reknit.layout import Precision
 from reknit.protocol.settings import Framework, OnLoss
 from reknit_operator.api.pods import (
     TRAINING_CONTAINER,
@@ -219,9 +219,9 @@ TRAINING_RULES: Final = (
         field="deepspeed.config",
         sentence="this configuration has no effect without DeepSpeed, set parallelism.sharding to "
         "ZeRO1, ZeRO2 or ZeRO3, or remove it",
-        holds=lambda spec: not spec.deepspeed.config or spec.parallelism.sharding != Sharding.NONE,
+        holds=lambda spec: not spec.deepspeed.config or spec.parallelism.sharding.zero_stage > 0,
         cel="!has(self.deepspeed.config) || size(dyn(self.deepspeed.config)) == 0 "
-        "|| self.parallelism.sharding != 'None'",
+        "|| self.parallelism.sharding.startsWith('ZeRO')",
     ),
 )
 

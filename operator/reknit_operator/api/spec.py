@@ -45,7 +45,7 @@ class Parallelism(Part):
     """Data-parallel degree; -1 is what the other degrees leave of the world."""
     sharding: Sharding = Sharding.NONE
     """What data-parallel ranks divide: nothing, optimizer state (ZeRO1), gradients too (ZeRO2),
-    parameters too (ZeRO3)."""
+    parameters too (ZeRO3; FSDP, which is torch's own)."""
     pipeline: Pipeline = Pipeline()
     """How the model is cut into stages."""
     tensor: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -1,6 +1,5 @@
 """What spans fields: whether the parts of a job fit together."""
 
-from reknit.layout import Sharding
 from reknit.protocol.settings import BatchSettings
 from reknit.strategies.deepspeed_config import contradictions
 from reknit_operator.api.problems import Problem
@@ -32,7 +31,7 @@ def validate(job: DistributedTrainingJob) -> list[Problem]:
 
 
 def _deepspeed_problems(spec: JobSpec) -> list[Problem]:
-    if spec.parallelism.sharding is Sharding.NONE:
+    if not spec.parallelism.sharding.zero_stage:
         # A rule of the table says that the configuration has no effect at all.
         return []
     batch = None

@@ -10,11 +10,14 @@ backward, `k` optimizer tensors per parameter. FP32 state takes 4 bytes an eleme
 | ZeRO1 | b n | 4 n + 4 s | (4 + 4 k) s | 8 s, or 4 of the bucket |
 | ZeRO2 | b n | 4 s | (4 + 4 k) s | 8 s, or 4 of the bucket |
 | ZeRO3 | b s + b of those gathered | 8 s | 4 k s, with 4 s unless b is 4 | as above |
+| FSDP | 4 s + b of the units gathered | 8 s + 4 of two units | 4 k s | 8 s |
 
 ZeRO 1 and 2 keep FP32 master weights of their share even beside FP32 weights; ZeRO 3 only beside
 lower ones. It gathers parameters up to a limit and, unless the model is larger, keeps them from
-forward to backward. Under ZeRO a share is one flat tensor, so the optimizer's intermediate values
-(two for Adam) have its size; before that, buckets of gradients take as much or more.
+forward to backward. FSDP's weights are their own masters; gathered are what belongs to no unit, and
+two units: the one that computes, and the next. Under either a share is one flat tensor, so the
+optimizer's intermediate values (two for Adam) have its size; before that, ZeRO's buckets of
+gradients take as much or more.
 
 A copy of another rank's share is FP32 weights, the optimizer's tensors, and a gradient that waits
 for the gate: (8 + 4 k) s. Under ZeRO 3 it has the frozen weights of that share, too. Without
@@ -25,7 +28,7 @@ None 17.7 for 16.0 computed, ZeRO2 16.0 for 16.0, ZeRO2 in BF16 14.2 for 14.0, Z
 ZeRO3 in BF16 15.3 for 17.0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +54,8 @@ class ModelSize:
     largest: int
     """Elements of the largest trainable parameter."""
     buffer_bytes: int
+    gathered: int = 0
+    """Elements that FSDP gathers at a time."""
 
     @classmethod
     def of(cls, inspection: Inspection) -> "ModelSize":
@@ -62,6 +67,7 @@ class ModelSize:
             frozen=sum(_num_elements(p) for p in frozen),
             largest=max((_num_elements(p) for p in trained), default=0),
             buffer_bytes=sum(_num_elements(p) * _item_bytes(p.dtype) for p in inspection.buffers),
+            gathered=_gathered(trained),
         )
 
 
@@ -71,7 +77,7 @@ class ZeroLimits:
 
     bucket: int
     """Gradients that are reduced together."""
-    gathered: int
+    gathered: int = 0
     """Parameters that ZeRO 3 holds gathered at a time."""
 
     @classmethod
@@ -129,6 +135,16 @@ def memory_per_rank(
 
     Of each share `copies` are kept by others, or as many as there are others.
     """
+    if sharding is Sharding.FSDP:
+        return _fully_sharded(
+            size,
+            precision,
+            num_ranks=num_ranks,
+            optimizer_tensors=optimizer_tensors,
+            activations=activations,
+            copies=min(copies, num_ranks - 1),
+            checkpoints=checkpoints,
+        )
     stage = sharding.zero_stage
     # Without ZeRO, autocast keeps the weights in FP32; its casts count as activations.
     weight = _FP32 if stage == 0 or precision is Precision.FP32 else 2
@@ -145,6 +161,42 @@ def memory_per_rank(
         # Each element is written by one rank.
         checkpoint=state * share if checkpoints else 0,
     )
+
+
+def _fully_sharded(
+    size: ModelSize,
+    precision: Precision,
+    *,
+    num_ranks: int,
+    optimizer_tensors: int,
+    activations: int | None,
+    copies: int,
+    checkpoints: bool,
+) -> Memory:
+    weight = _FP32 if precision is Precision.FP32 else 2
+    share = -(-size.trainable // num_ranks)
+    state = _FP32 * (1 + optimizer_tensors)
+    return Memory(
+        parameters=_FP32 * (share + size.frozen) + weight * size.gathered + size.buffer_bytes,
+        gradients=_FP32 * (2 * share + size.gathered),
+        optimizer=_FP32 * optimizer_tensors * share,
+        activations=activations,
+        temporary=_FP32 * 2 * share,
+        copies=copies * (state + _FP32) * share,
+        checkpoint=state * share if checkpoints else 0,
+    )
+
+
+def _gathered(trained: Sequence[ParameterInfo]) -> int:
+    """Elements of two units and of what belongs to none; a name's first number tells its unit."""
+    sizes: dict[str, int] = {}
+    for parameter in trained:
+        parts = parameter.name.split(".")
+        number = next((i for i, part in enumerate(parts[:-1]) if part.isdecimal()), None)
+        unit = "" if number is None else ".".join(parts[: number + 1])
+        sizes[unit] = sizes.get(unit, 0) + _num_elements(parameter)
+    alone = sizes.pop("", 0)
+    return alone + sum(sorted(sizes.values())[-2:])
 
 
 def _parameters(

@@ -130,9 +130,9 @@ def _limits(settings: JobSettings, sharding: Sharding) -> ZeroLimits:
 
 def obstacle(sharding: Sharding, inspection: Inspection) -> str | None:
     """Why a job cannot use a way of sharding, None when it can."""
-    if sharding.zero_stage and not inspection.elementwise:
+    if sharding.is_sharded and not inspection.elementwise:
         name = inspection.optimizer.rpartition(".")[2]
-        return f"{name} needs whole parameters, and ZeRO cuts them into shares"
+        return f"{name} needs whole parameters, which {sharding} cuts into shares"
     return None
 
 

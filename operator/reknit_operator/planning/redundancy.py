@@ -34,10 +34,9 @@ def redundancy(
         checkpoint: what there is beyond memory.
     """
     num_ranks = len(pods)
-    stage = sharding.zero_stage
-    holders = num_ranks if stage < 1 else 1 + survivable_ranks(sharding, pods, copies)
+    holders = 1 + survivable_ranks(sharding, pods, copies) if sharding.is_sharded else num_ranks
     return Redundancy(
-        parameter_copies=num_ranks if stage < 3 else holders,
+        parameter_copies=holders if sharding.divides_weights else num_ranks,
         optimizer_copies=holders,
         source=_source(sharding, pods, copies) or last_resort(checkpoint),
         survivable=_survivable(sharding, pods, copies),

@@ -35,7 +35,8 @@ def preloaded_modules(settings: JobSettings, target: str) -> tuple[str, ...]:
     module = target.partition(":")[0]
     if target != DEFAULT_TARGET:
         return (module,)
-    engine = () if settings.sharding is Sharding.NONE else ("reknit.strategies.zero",)
+    engines = {Sharding.NONE: (), Sharding.FSDP: ("reknit.strategies.fully_sharded",)}
+    engine = engines.get(settings.sharding, ("reknit.strategies.zero",))
     return ("torch", "torch.distributed", "torch.optim", "torch._dynamo", *engine, module)
 
 

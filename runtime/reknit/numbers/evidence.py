@@ -1,14 +1,15 @@
 """What each micro-batch came to on this rank, taken before anything is reduced."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from reknit.comm.group import RankGroup
 from reknit.data.drawing import MicroBatch
 from reknit.numbers.verdict import Reading
+from reknit.strategies.base import Strategy
 
 
 class Evidence:
@@ -16,19 +17,20 @@ class Evidence:
 
     Hooks on the parameters see each gradient before it is added to others, whoever reduces it
     afterwards and however.
-
-    Args:
-        parameters: the trainable ones.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self) -> None:
         self.is_taken = True
         """Whether gradients are measured at all."""
         self._norms: list[torch.Tensor] = []
         self._passes: list[tuple[MicroBatch, torch.Tensor, list[torch.Tensor]]] = []
-        for parameter in parameters:
-            if parameter.requires_grad:
-                parameter.register_hook(self._measure)  # type: ignore[no-untyped-call]
+        self._handles: Sequence[RemovableHandle] = ()
+
+    def watch(self, strategy: Strategy) -> None:
+        """Measures the gradients of this strategy's model, and no other's any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = strategy.hook_gradients(self._measure)
 
     def begin(self) -> None:
         """A step, or a step anew."""

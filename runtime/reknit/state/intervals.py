@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -79,3 +80,19 @@ def per_tensor_partition(sizes: Sequence[int], num_parts: int, part: int) -> Ite
         start, stop = min(part * length, size), min((part + 1) * length, size)
         if start < stop:
             yield Placed(index, Interval(start, stop), offsets[index])
+
+
+def by_rows(shapes: Sequence[Sequence[int]], num_parts: int, part: int) -> Iterator[Placed]:
+    """What of each tensor lies in one rank's buffer if each is cut along its first dimension.
+
+    As `torch.chunk` cuts: all parts but the last ones have equally many rows, and a rank's buffer
+    has room for as many in each tensor. This is how torch's FSDP2 divides a parameter.
+    """
+    offset = 0
+    for index, (num_rows, *others) in enumerate(shapes):
+        width = prod(others)
+        length = -(-num_rows // num_parts)
+        start, stop = min(part * length, num_rows), min((part + 1) * length, num_rows)
+        if start < stop and width:
+            yield Placed(index, Interval(start * width, stop * width), offset)
+        offset += length * width

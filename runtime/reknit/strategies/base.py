@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from reknit.comm.group import RankGroup
 from reknit.data.generators import seed_generators
@@ -72,6 +73,14 @@ class Strategy(ABC):
 
         Returns the mean loss of the micro-batch, detached.
         """
+
+    def hook_gradients(self, hook: Callable[[torch.Tensor], None]) -> Sequence[RemovableHandle]:
+        """Has `hook` called with each parameter's gradient of each micro-batch, not yet reduced."""
+        return [
+            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+            for parameter in self.model.parameters()
+            if parameter.requires_grad
+        ]
 
     @abstractmethod
     def gradient_norm(self) -> torch.Tensor:
@@ -202,7 +211,8 @@ class LossModule(nn.Module):
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise TypeError(f"a loss is a tensor with one element, not {found}")
-        return value.reshape(())
+        # No view: FSDP2's hooks on it would be lost by an operation in place.
+        return value if value.ndim == 0 else value.sum()
 
     def _autocast(self) -> torch.autocast:
         half = self._precision is not Precision.FP32

@@ -39,6 +39,17 @@ def make_strategy(
             built=built,
             installs=installs,
         )
+    if settings.sharding is Sharding.FSDP:
+        from reknit.strategies.fully_sharded import FullySharded
+
+        return FullySharded(
+            recipe,
+            group,
+            seed=settings.seed,
+            precision=settings.precision,
+            built=built,
+            installs=installs,
+        )
     # DeepSpeed takes seconds to import.
     from reknit.strategies.zero import ZeRO
 

@@ -71,7 +71,7 @@ def contradictions(
     """
     if not config:
         return []
-    if sharding is Sharding.NONE:
+    if not sharding.zero_stage:
         return [f"{PATH}: needs spec.parallelism.sharding to be ZeRO1, ZeRO2 or ZeRO3"]
     return list(_contradictions(config, sharding, precision, batch))
 

@@ -34,13 +34,9 @@ from reknit.strategies.base import (
 from reknit.strategies.deepspeed_config import build_config, contradictions
 from reknit.strategies.deepspeed_engine import make_engine, release
 from reknit.strategies.footprint import Footprint
+from reknit.strategies.placement import shapes_of
 from reknit.strategies.zero_gradients import drop, take
-from reknit.strategies.zero_layout import (
-    own_shard,
-    placement_of,
-    refresh,
-    shapes_of,
-)
+from reknit.strategies.zero_layout import own_shard, placement_of, refresh
 from reknit.trainer.timing import Stopwatch
 
 _NORM_ELEMENTS: Final = 1 << 20

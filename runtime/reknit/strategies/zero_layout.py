@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from reknit.layout import Sharding
-from reknit.state.description import Interval, Piece, TensorSpec
+from reknit.state.description import Interval
 from reknit.state.intervals import Placed, contiguous_partition, per_tensor_partition
-from reknit.state.layout import Holder, StateLayout
 from reknit.state.shard import Shard
-from reknit.strategies.base import persistent_buffers
+from reknit.strategies.placement import Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,57 +39,6 @@ class Master:
         assert size * num_ranks >= sum(self.sizes)
         partition = Interval(rank * size, (rank + 1) * size)
         return contiguous_partition(self.offsets, self.sizes, partition)
-
-
-@dataclass(frozen=True, eq=False)
-class Placement:
-    """What of the model lies where on which rank; it outlives the engine that it was read from."""
-
-    model: nn.Module
-    num_ranks: int
-    masters: tuple[Master, ...]
-    shapes: Mapping[str, tuple[int, ...]]
-    """All parameters, in the model's order."""
-    divides_frozen: bool
-
-    def layout(self, shard: Shard) -> StateLayout:
-        """Where the state lies in a shard."""
-        holders = tuple(
-            Holder(
-                tensor,
-                master.names,
-                tuple(master.placed(tensor.numel(), self.num_ranks, shard.rank)),
-            )
-            for tensor, master in zip(shard.masters, self.masters, strict=True)
-        )
-        trained = {name for master in self.masters for name in master.names}
-        frozen = {name: shape for name, shape in self.shapes.items() if name not in trained}
-        whole = {f"buffer/{name}": data for name, data in persistent_buffers(self.model).items()}
-        fixed: list[Piece] = []
-        fixed_specs: dict[str, TensorSpec] = {}
-        if self.divides_frozen:
-            for partition, (name, shape) in zip(shard.frozen, frozen.items(), strict=True):
-                fixed_specs[f"param/{name}"] = TensorSpec(shape, partition.dtype)
-                for place in per_tensor_partition([prod(shape)], self.num_ranks, shard.rank):
-                    data = partition.detach().view(-1)[: len(place.interval)]
-                    fixed.append(Piece(f"param/{name}", place.interval, data))
-        else:
-            parameters = dict(self.model.named_parameters())
-            whole = {f"param/{name}": parameters[name].detach() for name in frozen} | whole
-        return StateLayout(
-            optimizer=shard.optimizer,
-            shapes={name: shape for name, shape in self.shapes.items() if name in trained},
-            holders=holders,
-            replicated=False,
-            whole=whole,
-            fixed=tuple(fixed),
-            fixed_specs=fixed_specs,
-        )
-
-
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The parameters' shapes; to be asked before DeepSpeed takes the tensors away."""
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def placement_of(

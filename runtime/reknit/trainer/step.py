@@ -92,7 +92,8 @@ class Stepper:
         self._has_buffers = bool(persistent_buffers(strategy.model))
         self._numbers = numbers or NumberSettings()
         self._norms = NormHistory()
-        self._evidence = Evidence(strategy.model.parameters())
+        self._evidence = Evidence()
+        self._evidence.watch(strategy)
         self.protection: Protecting = NoProtection()
         """The copies of other ranks' shards that this one keeps."""
         self.found: Callable[[Verdict], None] = lambda _: None
@@ -218,6 +219,8 @@ class Stepper:
         self, strategy: Strategy, group: RankGroup, plan: BatchPlan, protection: Protecting
     ) -> None:
         """Goes on in a new generation, with a strategy that holds the same version."""
+        if strategy is not self.strategy:
+            self._evidence.watch(strategy)
         self.strategy, self._group, self._plan = strategy, group, plan
         self.protection = protection
         self._schedule.move_to(strategy.optimizer)

@@ -16,9 +16,11 @@ from reknit.data.loader import StepLoader
 from reknit.data.order import DataOrder
 from reknit.state.description import LocalState
 from reknit.state.protection import CHECK_STEPS, Protection
-from reknit.strategies import deepspeed_engine, zero
+from reknit.strategies import deepspeed_engine, fully_sharded, zero
 from reknit.strategies.base import Sharded, Strategy
 from reknit.strategies.choose import make_strategy
+from reknit.strategies.fully_sharded import FullySharded
+from reknit.strategies.zero import ZeRO
 from reknit.trainer.gate import Vote
 from reknit.trainer.protection import NoProtection
 from reknit.trainer.step import Stepper
@@ -209,7 +211,7 @@ def completed(group: RankGroup, case: Case, how: str, follow: bool = True) -> Ou
     }[how]
     with failing(where, name), suppress(BrokenOffError):
         trainer.train(case.steps)
-        assert trainer.strategy.is_replicated, "the step was not broken off"
+        assert trainer.strategy.is_replicated or how == "in the gather", "it was not broken off"
     # No rank can be reached, and the engine is gone.
     trainer.strategy.close()
     group.close()
@@ -268,6 +270,8 @@ def num_hooks(strategy: Strategy) -> int:
 def _break_backward(trainer: Trainer) -> None:
     """In the last one of a step, after the gradients of some parameters, on every rank alike."""
     parameters = [p for p in trainer.strategy.model.parameters() if p.requires_grad]
+    if isinstance(trainer.strategy, FullySharded):
+        parameters = [part.unsharded_param for part in trainer.strategy._parts]
     passes_before = trainer.case.plan.num_steps - 1
     allowed = passes_before * len(parameters) + len(parameters) // 2
     count = 0
@@ -287,7 +291,7 @@ def _break_backward(trainer: Trainer) -> None:
 
 def _break_gather(trainer: Trainer) -> None:
     """In the second half of an update, after the masters have been changed."""
-    if trainer.strategy.is_replicated:
+    if not isinstance(trainer.strategy, ZeRO):
         return
     with failing(zero, "refresh"):
         _expect_broken(trainer)
@@ -298,7 +302,9 @@ def _break_rejoin(trainer: Trainer) -> None:
     if trainer.strategy.is_replicated:
         return
     trainer.leave()
-    with failing(deepspeed_engine._Engine, "_configure_lr_scheduler"):
+    is_deepspeed = isinstance(trainer.strategy, ZeRO)
+    engine, part = deepspeed_engine._Engine, "_configure_lr_scheduler"
+    with failing(engine, part) if is_deepspeed else failing(fully_sharded, "_merge"):
         try:
             trainer.successor()
         except BrokenOffError:

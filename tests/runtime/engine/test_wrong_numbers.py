@@ -19,7 +19,9 @@ from reknit.protocol.settings import (
 )
 
 STEPS = 24
-STRATEGIES = pytest.mark.parametrize("sharding", [Sharding.NONE, Sharding.ZERO2, Sharding.ZERO3])
+STRATEGIES = pytest.mark.parametrize(
+    "sharding", [Sharding.NONE, Sharding.ZERO2, Sharding.ZERO3, Sharding.FSDP]
+)
 
 
 @pytest.fixture

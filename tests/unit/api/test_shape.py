@@ -81,8 +81,8 @@ CASES = {
     ),
     "choice in lower case": (
         {"spec.parallelism.sharding": "zero2"},
-        'spec.parallelism.sharding: must be None, ZeRO1, ZeRO2 or ZeRO3, not "zero2", did you mean '
-        "ZeRO2?",
+        'spec.parallelism.sharding: must be None, ZeRO1, ZeRO2, ZeRO3 or FSDP, not "zero2", '
+        "did you mean ZeRO2?",
     ),
     "unlike any choice": (
         {"spec.precision": "octal"},

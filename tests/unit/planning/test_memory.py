@@ -167,7 +167,7 @@ def test_more_ranks_never_take_more_and_deeper_sharding_keeps_less(
 
 def test_sizes_come_from_the_inspection(inspection: Inspection) -> None:
     assert ModelSize.of(inspection) == ModelSize(
-        trainable=1000, frozen=100, largest=800, buffer_bytes=80
+        trainable=1000, frozen=100, largest=800, buffer_bytes=80, gathered=1000
     )
 
 

@@ -173,7 +173,7 @@ def test_activations_may_differ_between_shardings(
 ) -> None:
     known = {Sharding.NONE: 300, Sharding.ZERO1: 200}
     plan = make_plan(settings, inspection.model_copy(update={"activation_bytes": known}))
-    assert [choice.memory.activations for choice in plan.choices] == [300, 200, None, None]
+    assert [choice.memory.activations for choice in plan.choices] == [300, 200, None, None, None]
 
 
 def test_an_optimizer_that_needs_whole_parameters_keeps_zero_out(
@@ -204,7 +204,7 @@ def test_copies_follow_the_settings(settings: JobSettings, inspection: Inspectio
     for copies in (0, 1, 2):
         recovery = settings.recovery.model_copy(update={"copies": copies})
         plan = make_plan(settings.model_copy(update={"recovery": recovery}), inspection)
-        assert [choice.memory.copies > 0 for choice in plan.choices] == [False, *[copies > 0] * 3]
+        assert [choice.memory.copies > 0 for choice in plan.choices] == [False, *[copies > 0] * 4]
         assert plan.choices[1].redundancy.optimizer_copies == 1 + copies
 
 

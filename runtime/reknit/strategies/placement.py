@@ -1,0 +1,78 @@
+"""Where the state of a divided model lies, whoever has divided it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+from torch import nn
+
+from reknit.state.description import Piece, TensorSpec
+from reknit.state.intervals import Placed, per_tensor_partition
+from reknit.state.layout import Holder, StateLayout
+from reknit.state.shard import Shard
+from reknit.strategies.base import persistent_buffers
+
+
+class Divided(Protocol):
+    """The counterparts of one master on all ranks: how they divide the parameters in them."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters."""
+        ...
+
+    def placed(self, size: int, num_ranks: int, rank: int) -> Iterator[Placed]:
+        """What lies in the master of `rank`, which has `size` elements."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """What of the model lies where on which rank; it outlives the engine that it was read from."""
+
+    model: nn.Module
+    num_ranks: int
+    masters: tuple[Divided, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """All parameters, in the model's order."""
+    divides_frozen: bool
+
+    def layout(self, shard: Shard) -> StateLayout:
+        """Where the state lies in a shard."""
+        holders = tuple(
+            Holder(
+                tensor,
+                master.names,
+                tuple(master.placed(tensor.numel(), self.num_ranks, shard.rank)),
+            )
+            for tensor, master in zip(shard.masters, self.masters, strict=True)
+        )
+        trained = {name for master in self.masters for name in master.names}
+        frozen = {name: shape for name, shape in self.shapes.items() if name not in trained}
+        whole = {f"buffer/{name}": data for name, data in persistent_buffers(self.model).items()}
+        fixed: list[Piece] = []
+        fixed_specs: dict[str, TensorSpec] = {}
+        if self.divides_frozen:
+            for partition, (name, shape) in zip(shard.frozen, frozen.items(), strict=True):
+                fixed_specs[f"param/{name}"] = TensorSpec(shape, partition.dtype)
+                for place in per_tensor_partition([prod(shape)], self.num_ranks, shard.rank):
+                    data = partition.detach().view(-1)[: len(place.interval)]
+                    fixed.append(Piece(f"param/{name}", place.interval, data))
+        else:
+            parameters = dict(self.model.named_parameters())
+            whole = {f"param/{name}": parameters[name].detach() for name in frozen} | whole
+        return StateLayout(
+            optimizer=shard.optimizer,
+            shapes={name: shape for name, shape in self.shapes.items() if name in trained},
+            holders=holders,
+            replicated=False,
+            whole=whole,
+            fixed=tuple(fixed),
+            fixed_specs=fixed_specs,
+        )
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The parameters' shapes; to be asked before a strategy takes the tensors away."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
