@@ -306,6 +306,7 @@ FIXED_CHANGES = {
     "deepspeed": {"spec.deepspeed.config": {"a": 1}},
     "recovery.copies": {"spec.recovery.copies": 2},
     "recovery.onLoss": {"spec.recovery.onLoss": "Shrink"},
+    "recovery.wrongNumbers": {"spec.recovery.wrongNumbers.onBadData": "Skip"},
     "recovery.processBudget": {"spec.recovery.processBudget": {"failures": 1, "per": "1m"}},
     "checkpoint": {"spec.checkpoint.everySteps": 5},
     "scheduling": {"spec.scheduling.priorityClassName": "high"},

@@ -23,6 +23,7 @@ FIXED: Final = (
     "recovery.copies",
     "recovery.onLoss",
     "recovery.processBudget",
+    "recovery.wrongNumbers",
     "checkpoint",
     "scheduling",
 )

@@ -1,4 +1,4 @@
-"""The PodDisruptionBudget of a job: how many workers a drain may take at a time."""
+"""The PodDisruptionBudget of a job: how many training pods a drain may take at a time."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ from reknit_operator.constants import LABEL_ROLE, Role, budget_name
 def build_disruption_budget(job: DistributedTrainingJob) -> dict[str, Any]:
     """Lets evictions take one worker of `job`, and the next one when that has been replaced.
 
+    With spare pods, as many more: each stands for a worker.
+
     A number of pods that must stay, for Kubernetes can count back from a whole only where it knows
     the owner's number of replicas. Pods that are not ready protect nothing and may always go.
     """
@@ -19,7 +21,17 @@ def build_disruption_budget(job: DistributedTrainingJob) -> dict[str, Any]:
         "metadata": child_metadata(job, budget_name(job.metadata.name), "disruption-budget"),
         "spec": {
             "minAvailable": job.spec.workers.replicas - 1,
-            "selector": {"matchLabels": {**child_selector(job), LABEL_ROLE: str(Role.WORKER)}},
+            "selector": {
+                "matchLabels": child_selector(job),
+                # A spare pod keeps its role when it has become a worker.
+                "matchExpressions": [
+                    {
+                        "key": LABEL_ROLE,
+                        "operator": "In",
+                        "values": [str(Role.WORKER), str(Role.SPARE)],
+                    }
+                ],
+            },
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }

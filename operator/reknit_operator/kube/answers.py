@@ -22,6 +22,10 @@ class RefusedError(ApiError):
     """The API server refuses a request for good: forbidden, invalid, over quota."""
 
 
+class BusyError(ApiError):
+    """The API server has too much to do, or is not well; asking later may help."""
+
+
 def error_for(status: int, answer: Mapping[str, Any]) -> ApiError:
     """The error that a status from 400 on, and the Status object that came with it, stand for."""
     message = str(answer.get("message", "")) or f"the API server answered {status}"
@@ -32,7 +36,7 @@ def error_for(status: int, answer: Mapping[str, Any]) -> ApiError:
         return AlreadyExistsError(message) if is_name else ConflictError(message)
     if status == 410:
         return ExpiredError(message)
-    return RefusedError(message)
+    return BusyError(message) if status in _BUSY else RefusedError(message)
 
 
 def wait_before_retry(status: int, headers: Mapping[str, str], num_tries: int) -> timedelta | None:

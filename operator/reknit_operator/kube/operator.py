@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from datetime import timedelta
+from typing import Final
 
 import aiohttp
 import kopf
@@ -11,7 +13,7 @@ import kopf
 from reknit.errors import ConfigurationError
 from reknit_operator.constants import Kind
 from reknit_operator.kube.access import Access
-from reknit_operator.kube.answers import RefusedError
+from reknit_operator.kube.answers import BusyError, RefusedError
 from reknit_operator.kube.client import KubeClient
 from reknit_operator.kube.freshness import Freshness
 from reknit_operator.kube.lease import Election
@@ -20,13 +22,16 @@ from reknit_operator.kube.options import Options
 from reknit_operator.kube.server import HealthServer
 from reknit_operator.kube.watching import watch_paths, watch_registry, watch_settings
 from reknit_operator.reconcile.cache import Cache, JobKey
-from reknit_operator.reconcile.client import NotFoundError, WatchEvent
+from reknit_operator.reconcile.client import ExpiredError, NotFoundError, WatchEvent
 from reknit_operator.reconcile.controller import Controller
 from reknit_operator.reconcile.informer import load
 from reknit_operator.reconcile.poll import Poller
 from reknit_operator.reconcile.queue import KeyedQueue
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_WAIT: Final = timedelta(seconds=30)
+"""Between two attempts to list objects."""
 
 
 class Operator:
@@ -170,13 +175,15 @@ class Operator:
         missing = set(Kind)
         while True:
             kind = await self._listed.get()
+            wait = 1.0
             while True:
                 try:
                     await load(kind, client, self._cache, self._queue)
                     break
-                except OSError as error:
+                except (OSError, BusyError, ExpiredError) as error:
                     logger.warning("The %ss cannot be listed yet: %s", kind, error)
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, _LONGEST_WAIT.total_seconds())
             missing.discard(kind)
             if not missing:
                 self._loaded.set()

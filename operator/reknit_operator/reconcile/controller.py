@@ -150,22 +150,24 @@ class Controller:
             self._written[key] = now
         if plan.requeue_after is not None:
             self._queue.add(key, plan.requeue_after)
-        for ref in plan.gone:
-            await self._confirm_gone(key, ref)
+        untold = [ref.name for ref in plan.gone if not await self._confirm_gone(key, ref)]
+        if untold:
+            names = ", ".join(untold)
+            raise OSError(f"the coordinator could not be told that {names} cannot come back")
 
-    async def _confirm_gone(self, key: JobKey, ref: Ref) -> None:
+    async def _confirm_gone(self, key: JobKey, ref: Ref) -> bool:
         """Tells the coordinator that a pod is gone, unless the cache was wrong about it.
 
-        Raises:
-            OSError: the coordinator does not answer; it is to be tried again.
+        False if the coordinator did not answer, or still hears from the pod.
         """
         with suppress(NotFoundError):
             pod = parse_pod(await self._client.get(ref))
             if pod is None or not pod.stopped:
-                return
+                return True
         if not await self._poller.confirm_gone(key, ref.name):
-            raise OSError(f"the coordinator could not be told that {ref.name} is gone")
+            return False
         await self._poller.ask(key)
+        return True
 
     def _follow(self, key: JobKey, observed: Observed) -> None:
         """Polls the coordinator of the highest incarnation that has an address."""

@@ -13,7 +13,11 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Final, NoReturn
+
+from pydantic import ValidationError
 
 from reknit.agent import forkserver, linux, warmup, wire
 from reknit.agent.borrowing import Born, Declined, Gone, Order, Program
@@ -62,6 +66,7 @@ class Nursery:
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ, self._accept)
             selector.register(self._wake, selectors.EVENT_READ, self._reap)
+            self._selector = selector
             while True:
                 for ready, _ in selector.select():
                     work: Callable[[], int] | None = ready.data()
@@ -71,26 +76,34 @@ class Nursery:
     def _accept(self) -> Callable[[], int] | None:
         connection, _ = self._listener.accept()
         packet, descriptors = wire.receive(connection)
-        if not packet:
-            connection.close()
-            return None
-        order = Order.model_validate_json(packet)
-        reason = self._obstacle or unlike(order.environment, self._environment)
+        try:
+            order = Order.model_validate_json(packet)
+            reason = self._obstacle or unlike(order.environment, self._environment)
+        except ValidationError:
+            reason = "the order is not whole"
         if reason is not None:
             _tell(connection, Declined(reason=reason))
             wire.close_all(descriptors)
             connection.close()
             return None
+        nursery = os.getpid()
         pid = os.fork()
         if pid == 0:
             connection.close()
-            return lambda: self._child(order, descriptors)
+            return lambda: self._child(nursery, order, descriptors)
         wire.close_all(descriptors)
         self._children[pid] = connection
+        # It says no more: what is read is its end, and that of whoever the process is for.
+        self._selector.register(connection, selectors.EVENT_READ, partial(self._deserted, pid))
         _tell(connection, Born(pid=pid))
         return None
 
-    def _child(self, order: Order, descriptors: list[int]) -> int:  # noqa: RET503 - a forkserver's main does not return
+    def _deserted(self, pid: int) -> None:
+        """Nobody is there for this child any more; ranks die with their forkserver."""
+        self._selector.unregister(self._children[pid])
+        os.kill(pid, signal.SIGKILL)
+
+    def _child(self, nursery: int, order: Order, descriptors: list[int]) -> int:  # noqa: RET503 - a forkserver's main does not return
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -104,6 +117,7 @@ class Nursery:
         os.environ.update(order.environment)
         os.chdir(order.folder)
         if order.program is Program.INSPECTION:
+            linux.die_with_parent(nursery)
             return warmup.resolve_target(_INSPECTION)()
         [channel] = others
         forkserver.main([*order.arguments, "--socket", str(channel)])
@@ -115,6 +129,8 @@ class Nursery:
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             connection = self._children.pop(pid, None)
             if connection is not None:
+                with suppress(KeyError):
+                    self._selector.unregister(connection)
                 _tell(connection, Gone(status=status))
                 connection.close()
         # What a forkserver that was killed leaves behind comes here.
@@ -164,8 +180,11 @@ def main(arguments: list[str]) -> NoReturn:
     linux.set_title("nursery")
     # Before the imports: whoever asks waits until they are done.
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(options.socket)
+    fresh = f"{options.socket}.new"
+    listener.bind(fresh)
     listener.listen(_BACKLOG)
+    # Who sees the socket can connect.
+    Path(fresh).rename(options.socket)
     settings = JobSettings.model_validate_json(os.environ[ENV_JOB])
     # Some modules set variables.
     environment = dict(os.environ)

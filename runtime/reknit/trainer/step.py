@@ -36,6 +36,7 @@ class StepResult:
     """What a step came to, the same on every rank but for the times."""
 
     loss: float
+    """Not a number where it was wrong and the update was left out."""
     grad_norm: float
     """Before clipping; infinite in a step that was left out."""
     learning_rate: float
@@ -189,7 +190,8 @@ class Stepper:
         """Another gate, so that a rank which loses the others here still learns of the outcome."""
         attempt = self.attempt = Attempt(self._copied_buffers())
         attempt.prepared = True
-        return attempt, exchange(replace(vote(), skip=1.0), self._group)
+        own = replace(vote(), skip=1.0, loss=math.nan, square=math.inf)
+        return attempt, exchange(own, self._group)
 
     def _raise(self, verdict: Verdict) -> None:
         """Ends training, or this rank's part in it; returns on a rank that goes on."""
@@ -253,7 +255,7 @@ class Stepper:
             self._schedule.advance()
             self._num_updates += 1
             self._norms.add(norm)
-        if self._scale is not None:
+        if self._scale is not None and not votes.skip:
             self._scale = self._scale.after(not finite, self._policy)
         self.version += 1
         self.attempt = None

@@ -8,6 +8,8 @@ from reknit.rank.board import Moment
 STEP = (Moment.FORWARD, Moment.BACKWARD, Moment.REDUCE, Moment.GATE, Moment.APPLY)
 MOMENTS: Mapping[str, Sequence[Moment]] = {
     "ddp": STEP,
+    # Updated weights are gathered by the next forward pass.
+    "fsdp": STEP,
     **dict.fromkeys(("zero1", "zero2", "zero3"), (*STEP, Moment.GATHER)),
     # Plain DDP reduces during backward, and has no gate.
     "torchrun": (Moment.FORWARD, Moment.BACKWARD, Moment.APPLY),

@@ -17,7 +17,13 @@ from reknit_operator.local.sweep import sweep
 from workload import Config
 
 HERE = Path(__file__).parent
-SHARDINGS = {"ddp": "None", "zero1": "ZeRO1", "zero2": "ZeRO2", "zero3": "ZeRO3"}
+SHARDINGS = {
+    "ddp": "None",
+    "zero1": "ZeRO1",
+    "zero2": "ZeRO2",
+    "zero3": "ZeRO3",
+    "fsdp": "FSDP",
+}
 _MARK = "REKNIT_BENCH"
 """In the environment of every process of a run, however deep it was started."""
 _SHIM = Path(reknit_operator.local.__file__).with_name("shim.py")

@@ -3,8 +3,10 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -44,11 +46,15 @@ class Config:
     """`layer`: a model that computes each sample by itself, the same in any world."""
 
 
+Spoil: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
 class Net(nn.Module):
     """With tied weights and a buffer that each forward changes."""
 
-    def __init__(self, norm: str = "batch") -> None:
+    def __init__(self, norm: str = "batch", spoil: Spoil = lambda x: x) -> None:
         super().__init__()
+        self.spoil = spoil
         self.first = nn.Linear(6, 6)
         self.norm = nn.BatchNorm1d(6) if norm == "batch" else nn.LayerNorm(6)
         self.dropout = nn.Dropout(0.2)
@@ -56,7 +62,7 @@ class Net(nn.Module):
         self.second.weight = self.first.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.dropout(torch.tanh(self.norm(self.first(x)))))
+        return self.second(self.dropout(torch.tanh(self.norm(self.spoil(self.first(x))))))
 
 
 def data(bad_sample: int | None = None) -> Arrays:
@@ -100,7 +106,7 @@ def prepare_deaths(job: reknit.Job, config: Config) -> None:
 
 
 class Corruption:
-    """Makes one element of a gradient wrong, on the rank and from the step that are configured."""
+    """Makes one element of what flows back wrong, on the configured rank from a step on."""
 
     def __init__(self, job: reknit.Job, config: Config) -> None:
         self.step = 0
@@ -108,11 +114,11 @@ class Corruption:
         self._config = config
         self._mark = Path(config.graves) / "wrong"
 
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Has to come before any other hook on the parameter."""
-        if self._config.wrong is not None:
-            next(model.parameters()).register_hook(self._corrupt)  # type: ignore[no-untyped-call]
-        return model
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The same; what flows back through it into the first layer may be wrong."""
+        if self._config.wrong is not None and x.requires_grad:
+            x.register_hook(self._corrupt)  # type: ignore[no-untyped-call]
+        return x
 
     def _corrupt(self, gradient: torch.Tensor) -> torch.Tensor | None:
         assert self._config.wrong is not None
@@ -136,7 +142,7 @@ def train(job: reknit.Job, config: Config) -> None:
     factor = torch.ones(())
     corruption = Corruption(job, config)
     engine = job.engine(
-        model=lambda: corruption.attach(Net(config.norm)),
+        model=lambda: Net(config.norm, corruption),
         optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2),
         loss=lambda model, batch: squared_error(model, batch) * factor,
         clip_grad_norm=1.0,

@@ -5,7 +5,13 @@ from itertools import pairwise
 
 import pytest
 
-from reknit_operator.kube.answers import MAX_TRIES, RefusedError, error_for, wait_before_retry
+from reknit_operator.kube.answers import (
+    MAX_TRIES,
+    BusyError,
+    RefusedError,
+    error_for,
+    wait_before_retry,
+)
 from reknit_operator.reconcile.client import (
     AlreadyExistsError,
     ConflictError,
@@ -23,8 +29,8 @@ from reknit_operator.reconcile.client import (
         (410, "Expired", ExpiredError),
         (403, "Forbidden", RefusedError),
         (422, "Invalid", RefusedError),
-        (429, "TooManyRequests", RefusedError),
-        (500, "InternalError", RefusedError),
+        (429, "TooManyRequests", BusyError),
+        (500, "InternalError", BusyError),
     ],
 )
 def test_errors(status, reason, expected):

@@ -6,7 +6,7 @@ import pytest
 from reknit_operator.constants import Kind
 from reknit_operator.kube import access as ways
 from reknit_operator.kube.access import Access
-from reknit_operator.kube.answers import MAX_TRIES, RefusedError
+from reknit_operator.kube.answers import MAX_TRIES, BusyError
 from reknit_operator.kube.client import KubeClient
 from reknit_operator.reconcile.client import ConflictError, NotFoundError
 from reknit_operator.reconcile.observed import Ref
@@ -116,7 +116,7 @@ async def test_a_busy_server_is_asked_again(scripted, client):
 
 async def test_a_server_that_stays_busy_is_given_up(scripted, client):
     scripted.will(503, "overloaded", Retry_After="0")
-    with pytest.raises(RefusedError, match="overloaded"):
+    with pytest.raises(BusyError, match="overloaded"):
         await client.get(POD)
     assert len(scripted.requests) == MAX_TRIES
 
