@@ -76,6 +76,8 @@ def commit(state: RangeState, now: float) -> Outcome:
         if update is not None:
             actions.append(Apply(update))
     needed = table.index if feed is None else min(table.index, feed.acked)
+    if table is state.applied and needed == state.log.base:
+        return state, ()
     return replace(state, applied=table, log=state.log.without(needed)), tuple(actions)
 
 

@@ -41,6 +41,8 @@ class Session:
     view: View | None = None
     requests: Mapping[int, Open] = field(default_factory=dict)
     """By number, in the order in which they were issued."""
+    is_void: bool = False
+    """Other workers share the steps since the last join: what was computed before has no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,10 @@ def handle(state: Session, event: Event, now: float) -> Outcome:
     actions: tuple[Action, ...] = ()
     match event:
         case Issue(number, kind, clock, content):
-            new = {number: Open(kind, clock, content)}
-            state = replace(state, requests={**state.requests, **new})
+            if state.is_void and kind is not Kind.JOIN:
+                return state, (Void(number),)
+            requests = {**state.requests, number: Open(kind, clock, content)}
+            state = replace(state, requests=requests, is_void=False)
         case Viewed(view):
             state, actions = _see(state, view)
         case Replied():
@@ -133,7 +137,7 @@ def _see(state: Session, view: View) -> Outcome:
     state = replace(state, view=view)
     if former is not None and state.is_synchronous and _workers(former) != _workers(view):
         voided = tuple(Void(number) for number in state.requests)
-        return replace(state, requests={}), voided
+        return replace(state, requests={}, is_void=True), voided
     requests = {
         number: replace(request, due=None, num_repeats=0, num_refusals=0)
         for number, request in state.requests.items()

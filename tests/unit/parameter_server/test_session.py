@@ -117,6 +117,13 @@ def test_other_workers_void_what_is_under_way_in_synchronous_mode(is_synchronous
     assert list(state.requests) == ([] if void else [1, 2])
 
 
+def test_what_was_computed_before_the_workers_changed_is_void_until_the_next_join():
+    state, _ = run(session(True), Viewed(view(roster=2, members=MEMBERS[:1])))
+    assert run(state, push(1))[1] == [Void(1)]
+    state, actions = run(state, Issue(2, Kind.JOIN, 0), push(3))
+    assert sent(actions) == [("a", 2), ("a", 3)]
+
+
 def test_answers_come_with_their_content():
     state, _ = run(session(), Issue(1, Kind.PULL, 0))
     _, actions = run(state, Replied("a", Pulled(1, 4), "weights"))

@@ -155,9 +155,12 @@ class Worker:
 
     def issue(self, kind: Kind, clock: int, content: object = None) -> None:
         self.found[kind, clock] = {}
+        attempt = self.attempt
         for number in range(self.world.num_ranges):
+            if attempt != self.attempt:
+                return
             self.next_request += 1
-            self.requests[number, self.next_request] = (kind, clock, self.attempt)
+            self.requests[number, self.next_request] = (kind, clock, attempt)
             self.feed(number, session.Issue(self.next_request, kind, clock, content))
 
     def join(self) -> None:
