@@ -9,7 +9,7 @@ PINS := pyproject.toml --extra operator --extra runtime --group dev --python-ver
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit simulation runtime lint type contracts generated gen pins demo bench-overhead bench-recovery clean
+.PHONY: help setup test unit simulation runtime lint type contracts generated gen pins demo bench-overhead bench-ps bench-recovery clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ demo: $(STAMP) ## Train the small GPT with 4 ranks, kill one, and see it finish
 
 bench-overhead: $(STAMP) ## Measure throughput against bare DDP and bare DeepSpeed
 	@$(ENV) $(BIN)/python tests/bench/overhead
+
+bench-ps: $(STAMP) ## Measure parameter servers against torch RPC
+	@$(ENV) $(BIN)/python tests/bench/ps
 
 bench-recovery: $(STAMP) ## Measure recoveries from killed ranks against torchrun
 	@$(ENV) $(BIN)/python tests/bench/recovery

@@ -229,8 +229,8 @@ class Client:
         for action in actions:
             match action:
                 case Transmit(server, request, content):
-                    assert isinstance(content, dict)
-                    parcel = Parcel(self._name, number, request, content, {})
+                    tensors = content if isinstance(content, dict) else {}
+                    parcel = Parcel(self._name, number, request, tensors, {})
                     self._links.send(server, self._addresses.get(server), parcel)
                 case Finish(request, reply, content):
                     tensors = content if isinstance(content, dict) else {}

@@ -11,6 +11,8 @@ class Kind(StrEnum):
     """What a worker asks for."""
 
     PUSH = "push"
+    ASK = "ask"
+    """Has this push arrived? It comes without the gradient, behind it on the same connection."""
     PULL = "pull"
     JOIN = "join"
     """The next clock that the range has not got of this place."""
@@ -64,6 +66,8 @@ class Reason(StrEnum):
     """Primary and worker do not know the same view yet."""
     NO_MEMBER = "no member"
     """The view names another process for this place, or none."""
+    MISSING = "missing"
+    """The push that was asked for has not arrived."""
     EARLY = "early"
     """A clock before this push has not arrived."""
     GONE = "gone"

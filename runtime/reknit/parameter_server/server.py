@@ -198,7 +198,7 @@ class Server:
         self._identities[request.worker, request.incarnation] = identity
         tensors = self._copies[parcel.number].tensors
         problem = None
-        if request.kind is not Kind.JOIN:
+        if request.kind in (Kind.PUSH, Kind.PULL):
             problem = tensors.misfit(parcel.tensors, is_gradient=request.kind is Kind.PUSH)
         if problem is None:
             self._feed(parcel.number, Received(request, parcel.tensors))

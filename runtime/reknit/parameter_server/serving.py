@@ -44,8 +44,10 @@ def receive(state: RangeState, received: Received, now: float) -> Outcome:
         return state, (_refuse(request, Reason.NO_MEMBER),)
     key = (request.worker, request.request)
     actions: tuple[Action, ...] = ()
-    if request.kind is Kind.PUSH:
+    if request.kind in (Kind.PUSH, Kind.ASK):
         found = standing(state.ordered, request.worker, request.clock, state.mode)
+        if request.kind is Kind.ASK and found is not Standing.KNOWN:
+            return state, (_refuse(request, Reason.MISSING),)
         if found is Standing.EARLY:
             return state, (_refuse(request, Reason.EARLY),)
         if found is Standing.NEW:
@@ -105,7 +107,7 @@ def answer(state: RangeState, now: float) -> Outcome:
 
 def _reply(state: RangeState, request: Request) -> Reply | None:
     table = state.applied
-    if request.kind is Kind.PUSH:
+    if request.kind in (Kind.PUSH, Kind.ASK):
         known = standing(table, request.worker, request.clock, state.mode) is Standing.KNOWN
         return Acknowledged(request.request) if known else None
     if request.kind is Kind.JOIN:

@@ -1,6 +1,8 @@
 """A worker's side of one range as a pure state machine: (state, event, time) -> (state, actions).
 
-Requests are repeated until they are answered, and with every new view. One push is under way at a
+Requests are repeated until they are answered, and with every new view. Unless something says that a
+push got lost, the server is first asked whether it has arrived: gradients are large, and a slow
+network must not get slower by them. One push is under way at a
 time, later ones wait their turn, so that a range never sees a gap.
 """
 
@@ -11,11 +13,12 @@ from typing import Final, TypeAlias
 from reknit.parameter_server.messages import Kind, Reason, Refused, Reply, Request
 from reknit.parameter_server.views import View
 
-FIRST_REPEAT: Final = 1.0
+FIRST_REPEAT: Final = 2.0
 """Seconds without an answer after which a request is sent again; doubled each time."""
 LAST_REPEAT: Final = 16.0
 RETRY: Final = 0.02
-"""Seconds after which a refused request is sent again; doubled each time, up to FIRST_REPEAT."""
+"""Seconds after which a refused request is sent again; doubled each time."""
+LAST_RETRY: Final = 0.64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Open:
     content: object = field(default=None, compare=False)
     due: float | None = None
     """When it is sent again; None before it was sent."""
+    was_sent: bool = False
+    """To the present primary, and it has not refused it."""
     num_repeats: int = 0
     num_refusals: int = 0
 
@@ -139,7 +144,7 @@ def _see(state: Session, view: View) -> Outcome:
         voided = tuple(Void(number) for number in state.requests)
         return replace(state, requests={}, is_void=True), voided
     requests = {
-        number: replace(request, due=None, num_repeats=0, num_refusals=0)
+        number: replace(request, due=None, was_sent=False, num_repeats=0, num_refusals=0)
         for number, request in state.requests.items()
     }
     return replace(state, requests=requests), ()
@@ -155,8 +160,13 @@ def _hear(state: Session, event: Replied, now: float) -> Outcome:
     if request is None or state.view is None or event.server != state.view.primary:
         return state, ()
     if isinstance(reply, Refused) and reply.reason not in _FINAL:
-        wait = min(RETRY * 2**request.num_refusals, FIRST_REPEAT)
-        request = replace(request, due=now + wait, num_refusals=request.num_refusals + 1)
+        wait = min(RETRY * 2 ** min(request.num_refusals, 10), LAST_RETRY)
+        request = replace(
+            request,
+            due=now if reply.reason is Reason.MISSING else now + wait,
+            was_sent=False,
+            num_refusals=request.num_refusals + 1,
+        )
         return replace(state, requests={**state.requests, reply.request: request}), ()
     requests = {number: r for number, r in state.requests.items() if number != reply.request}
     finish = Finish(reply.request, reply, event.content)
@@ -176,10 +186,13 @@ def _send(state: Session, now: float) -> Outcome:
             is_pushing = True
         if request.due is not None and now < request.due:
             continue
-        wait = min(FIRST_REPEAT * 2**request.num_repeats, LAST_REPEAT)
-        requests[number] = replace(request, due=now + wait, num_repeats=request.num_repeats + 1)
+        wait = min(FIRST_REPEAT * 2 ** min(request.num_repeats, 10), LAST_REPEAT)
+        requests[number] = replace(
+            request, due=now + wait, was_sent=True, num_repeats=request.num_repeats + 1
+        )
+        asks = request.was_sent and request.kind is Kind.PUSH
         message = Request(
-            request.kind,
+            Kind.ASK if asks else request.kind,
             state.worker,
             state.incarnation,
             view.number,
@@ -187,5 +200,5 @@ def _send(state: Session, now: float) -> Outcome:
             number,
             request.clock,
         )
-        actions.append(Transmit(view.primary, message, request.content))
+        actions.append(Transmit(view.primary, message, None if asks else request.content))
     return (replace(state, requests=requests), tuple(actions)) if actions else (state, ())

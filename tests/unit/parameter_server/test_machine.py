@@ -126,6 +126,17 @@ def test_a_push_that_comes_again_is_only_acknowledged():
     assert state.applied.version == 1
 
 
+def test_whether_a_push_has_arrived_can_be_asked():
+    first, second = pair()
+    assert replies(run(first, request(Kind.ASK))[1]) == [Refused(7, Reason.MISSING)]
+    first, sent = run(first, request(Kind.PUSH))
+    first, nothing = run(first, request(Kind.ASK))
+    assert nothing == []
+    first, _, done = talk(first, second, sent)
+    assert replies(done) == [Acknowledged(7)]
+    assert replies(run(first, request(Kind.ASK, request=9))[1]) == [Acknowledged(9)]
+
+
 def test_a_push_after_a_gap_is_refused():
     _, actions = run(alone(), request(Kind.PUSH, clock=1))
     assert replies(actions) == [Refused(7, Reason.EARLY)]

@@ -78,10 +78,21 @@ def test_answers_of_a_former_primary_count_no_more():
 def test_a_silent_server_is_asked_again_ever_more_seldom():
     state, _ = run(session(), push(1))
     times = []
-    for tenth in range(1, 160):
+    for tenth in range(1, 151):
         state, actions = run(state, Tick(), now=tenth / 10)
         times += [tenth / 10] * len(sent(actions))
-    assert times == [FIRST_REPEAT, 3 * FIRST_REPEAT, 7 * FIRST_REPEAT, 15 * FIRST_REPEAT]
+    assert times == [FIRST_REPEAT, 3 * FIRST_REPEAT, 7 * FIRST_REPEAT]
+
+
+def test_a_gradient_travels_again_only_if_it_has_not_arrived():
+    state, first = run(session(), push(1))
+    state, asked = run(state, Tick(), now=FIRST_REPEAT)
+    assert [a.request.kind for a in (*first, *asked)] == [Kind.PUSH, Kind.ASK]
+    assert asked[0].content is None
+    state, again = run(state, Replied("a", Refused(1, Reason.MISSING)), now=FIRST_REPEAT)
+    assert [(a.request.kind, a.content) for a in again] == [(Kind.PUSH, "gradient 0")]
+    _, elsewhere = run(state, Viewed(view(number=2, primary="b")))
+    assert elsewhere[0].request.kind is Kind.PUSH
 
 
 @pytest.mark.parametrize("reason", [Reason.NOT_SERVING, Reason.OTHER_VIEW, Reason.EARLY])
