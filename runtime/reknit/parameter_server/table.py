@@ -169,6 +169,12 @@ def behind(table: Table) -> dict[int, int]:
     return {worker: fastest - clock for worker, clock in clocks.items()}
 
 
+def settled(table: Table) -> Table:
+    """What a checkpoint holds of a table: no workers, and no clock that is only half collected."""
+    clocks = {**table.clocks, **dict.fromkeys(table.pending, table.version)}
+    return replace(table, clocks=clocks, members=(), pending={})
+
+
 def _seat(table: Table, members: tuple[Member, ...], mode: Mode) -> Table:
     """Takes over the workers of a new view.
 

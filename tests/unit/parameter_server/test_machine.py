@@ -32,7 +32,7 @@ from reknit.parameter_server.state import (
     new_range,
 )
 from reknit.parameter_server.status import status
-from reknit.parameter_server.table import Consistency, Mode, Seated
+from reknit.parameter_server.table import Consistency, Mode, Seated, settled
 from reknit.parameter_server.views import Member, View
 
 ASYNCHRONOUS = Mode(Consistency.ASYNCHRONOUS)
@@ -343,3 +343,16 @@ def test_a_demoted_primary_has_no_lease_any_more():
 def test_a_staleness_that_means_nothing_is_refused(mode):
     with pytest.raises(ValueError, match="staleness"):
         Mode(*mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "clocks"), [(SYNCHRONOUS, {0: 1, 1: 1}), (ASYNCHRONOUS, {0: 2, 1: 1})]
+)
+def test_clocks_go_on_from_a_checkpoint(mode, clocks):
+    """A step that not all workers have pushed is taken anew."""
+    pushes = [request(Kind.PUSH, *push) for push in ((0, 0), (1, 0), (0, 1))]
+    table = settled(run(alone(mode), *pushes)[0].applied)
+    restored = new_range("c", mode, holds_since=4, table=table)
+    restored, _ = run(restored, Viewed(view(4, "c", None)), Leased(4, 10.0))
+    asked = {w: replies(run(restored, request(Kind.JOIN, w, number=4))[1]) for w in (0, 1)}
+    assert asked == {worker: [Joined(7, clock)] for worker, clock in clocks.items()}
