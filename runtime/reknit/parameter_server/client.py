@@ -36,7 +36,21 @@ from reknit.parameter_server.tensors import Content
 from reknit.parameter_server.views import View
 
 _TICK: Final = 0.02
-_Command: TypeAlias = tuple[int, Event]
+_CLOSED: Final = "the connection to the parameter servers is closed"
+_CHANGED: Final = "other workers share this step from now on"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A request to all ranges."""
+
+    kind: Kind
+    clock: int
+    contents: tuple[Content, ...]
+    pending: "Pending"
+
+
+_Command: TypeAlias = tuple[int, Viewed] | _Wanted
 
 
 class WorkersChangedError(ReknitError):
@@ -103,7 +117,7 @@ class Pending:
 
 
 class Client:
-    """One worker's process. `see` tells it the views, from any thread; `close` ends it.
+    """One worker's process. `see` tells it the views, from any thread; all else is for one thread.
 
     Args:
         num_ranges: of the model.
@@ -139,7 +153,7 @@ class Client:
     def see(self, number: int, view: View, addresses: Mapping[str, str]) -> None:
         """The coordinator has published a view of a range; `addresses`: host:port by server."""
         self._addresses = self._addresses | dict(addresses)
-        self._command(number, Viewed(view))
+        self._command((number, Viewed(view)))
 
     def join(self) -> Pending:
         """Asks each range for the next clock of this place; see `first_clock`."""
@@ -178,14 +192,14 @@ class Client:
 
     def _issue(self, kind: Kind, clock: int, contents: Sequence[Content]) -> Pending:
         pending = Pending(len(self._sessions))
-        for number, content in zip(range(len(self._sessions)), contents, strict=True):
-            request = next(self._numbers)
-            self._pending[number, request] = pending
-            self._command(number, Issue(request, kind, clock, content))
+        if self._is_closed:
+            pending.fail(ClosedError(_CLOSED))
+        else:
+            self._command(_Wanted(kind, clock, tuple(contents), pending))
         return pending
 
-    def _command(self, number: int, event: Event) -> None:
-        self._commands.put((number, event))
+    def _command(self, command: _Command) -> None:
+        self._commands.put(command)
         self._wake()
 
     def _wake(self) -> None:
@@ -209,20 +223,34 @@ class Client:
                     self._feed(number, Tick())
         finally:
             self._links.close()
-            error = ClosedError("the connection to the parameter servers is closed")
             for pending in tuple(self._pending.values()):
-                pending.fail(error)
+                pending.fail(ClosedError(_CLOSED))
 
     def _take_commands(self) -> bool:
         """Does what the other threads want; False at the end."""
         with suppress(queue.Empty):
             while (command := self._commands.get_nowait()) is not None:
-                self._feed(*command)
-                if isinstance(command[1], Viewed):
+                if isinstance(command, _Wanted):
+                    self._begin(command)
+                else:
+                    self._feed(*command)
                     views = [session.view for session in self._sessions]
                     self._links.keep({view.primary for view in views if view is not None})
             return False
         return True
+
+    def _begin(self, wanted: _Wanted) -> None:
+        """Issues a request to all ranges or, if it is void in one of them, to none.
+
+        Else a range that does not know the new workers yet would take a share of the old ones'.
+        """
+        if wanted.kind is not Kind.JOIN and any(session.is_void for session in self._sessions):
+            wanted.pending.fail(WorkersChangedError(_CHANGED))
+            return
+        for number, content in zip(range(len(self._sessions)), wanted.contents, strict=True):
+            request = next(self._numbers)
+            self._pending[number, request] = wanted.pending
+            self._feed(number, Issue(request, wanted.kind, wanted.clock, content))
 
     def _feed(self, number: int, event: Event) -> None:
         self._sessions[number], actions = handle(self._sessions[number], event, time.monotonic())
@@ -236,10 +264,16 @@ class Client:
                     tensors = content if isinstance(content, dict) else {}
                     self._pending.pop((number, request)).answer(number, Answer(reply, tensors))
                 case Void(request):
-                    error = WorkersChangedError("other workers share this step from now on")
-                    self._pending.pop((number, request)).fail(error)
+                    self._pending.pop((number, request)).fail(WorkersChangedError(_CHANGED))
 
 
 def first_clock(answers: Sequence[Answer]) -> int:
-    """The step to go on with, from the answers to a join: the earliest that a range lacks."""
-    return min(answer.reply.clock for answer in answers if isinstance(answer.reply, Joined))
+    """The step to go on with, from the answers to a join: the earliest that a range lacks.
+
+    Raises:
+        WorkersChangedError: the ranges have answered for different workers; join once more.
+    """
+    replies = [answer.reply for answer in answers if isinstance(answer.reply, Joined)]
+    if len({reply.roster for reply in replies}) > 1:
+        raise WorkersChangedError(_CHANGED)
+    return min(reply.clock for reply in replies)

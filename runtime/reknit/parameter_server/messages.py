@@ -55,6 +55,8 @@ class Joined:
 
     request: int
     clock: int
+    roster: int
+    """The view's, in which this was true."""
 
 
 class Reason(StrEnum):

@@ -111,7 +111,8 @@ def _reply(state: RangeState, request: Request) -> Reply | None:
         known = standing(table, request.worker, request.clock, state.mode) is Standing.KNOWN
         return Acknowledged(request.request) if known else None
     if request.kind is Kind.JOIN:
-        return Joined(request.request, table.clocks[request.worker])
+        assert state.view is not None
+        return Joined(request.request, table.clocks[request.worker], state.view.roster)
     match readiness(table, request.worker, request.clock, state.mode):
         case Readiness.READY:
             version = request.clock if state.mode.is_synchronous else table.version

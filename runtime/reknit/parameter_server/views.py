@@ -24,9 +24,9 @@ class Member:
 class View:
     """One range's servers and workers.
 
-    `number` grows by one with each change of the servers; `roster` grows with each change of the
-    workers, under the same number or with the next one. Names of servers belong to processes: one
-    that is started again has a new name.
+    `number` grows by one with each change of the servers. `roster` grows with each change of the
+    workers, under the same number or with the next one; it means the same workers in every range.
+    Names of servers belong to processes: one that is started again has a new name.
     """
 
     number: int

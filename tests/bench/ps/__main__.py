@@ -114,10 +114,10 @@ def main() -> None:
             sizes = [f"{found[key] / 1000:.0f}" for key in ("wire_bytes", "least_bytes")]
             table.add_row(model, mode, name, *(f"{cell:.1f}" for cell in cells), *sizes)
         console.print(f"{model} {mode} done")
-    # TensorFlow is no dependency; its servers would be one more row where it is installed.
+    # TensorFlow is no dependency of this project; the table says that it has no row.
     has_tensorflow = find_spec("tensorflow") is not None
-    if not has_tensorflow:
-        table.add_row("", "", "TensorFlow", *["not installed"], "", "", "", "")
+    words = "not measured" if has_tensorflow else "not installed"
+    table.add_row("", "", "TensorFlow", words, "", "", "", "")
     console.print(table)
     result = {
         "bench": "ps",

@@ -34,7 +34,7 @@ MESSAGES = [
     Request(Kind.PUSH, 1, 2, 3, 4, 5, 6),
     Acknowledged(1),
     Pulled(1, 2),
-    Joined(1, 3),
+    Joined(1, 3, 2),
     Refused(1, Reason.GONE),
     Append(1, 2, 3, 4, PUSHED, None),
     Append(1, 2, 3, 4, Seated((Member(0, 1),)), 9),

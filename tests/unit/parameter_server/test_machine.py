@@ -204,7 +204,7 @@ def test_other_workers_take_the_present_clock_anew():
     state, _ = run(alone(SYNCHRONOUS), request(Kind.PUSH, worker=0))
     members = (*MEMBERS, Member(2, 1))
     state, _ = run(state, Viewed(View(1, 2, "a", None, members)))
-    assert replies(run(state, request(Kind.JOIN, roster=2))[1]) == [Joined(7, 0)]
+    assert replies(run(state, request(Kind.JOIN, roster=2))[1]) == [Joined(7, 0, 2)]
     pushes = [request(Kind.PUSH, worker, roster=2) for worker in (2, 0, 1)]
     assert updates(run(state, *pushes)[1]) == [[(0, 0), (1, 0), (2, 0)]]
 
@@ -224,7 +224,7 @@ def test_a_worker_in_the_same_place_keeps_its_clocks():
     state, _ = run(state, Viewed(View(1, 2, "a", None, (Member(0, 2), Member(1, 1)))))
     assert replies(run(state, request(Kind.PUSH, roster=2))[1]) == [Refused(7, Reason.NO_MEMBER)]
     found = run(state, request(Kind.JOIN, roster=2, incarnation=2))[1]
-    assert replies(found) == [Joined(7, 1)]
+    assert replies(found) == [Joined(7, 1, 2)]
 
 
 def test_bounded_staleness_holds_back_pulls_and_a_leaver_lets_them_go():
@@ -355,4 +355,4 @@ def test_clocks_go_on_from_a_checkpoint(mode, clocks):
     restored = new_range("c", mode, holds_since=4, table=table)
     restored, _ = run(restored, Viewed(view(4, "c", None)), Leased(4, 10.0))
     asked = {w: replies(run(restored, request(Kind.JOIN, w, number=4))[1]) for w in (0, 1)}
-    assert asked == {worker: [Joined(7, clock)] for worker, clock in clocks.items()}
+    assert asked == {worker: [Joined(7, clock, 1)] for worker, clock in clocks.items()}

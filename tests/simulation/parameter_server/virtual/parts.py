@@ -29,6 +29,7 @@ from reknit.parameter_server.state import (
     Viewed,
     new_range,
 )
+from reknit.parameter_server.table import contributors
 
 if TYPE_CHECKING:
     from virtual.world import World
@@ -154,6 +155,9 @@ class Worker:
             self.join()
 
     def issue(self, kind: Kind, clock: int, content: object = None) -> None:
+        if kind is not Kind.JOIN and any(each.is_void for each in self.sessions):
+            self.join()
+            return
         self.found[kind, clock] = {}
         attempt = self.attempt
         for number in range(self.world.num_ranges):
@@ -179,24 +183,30 @@ class Worker:
         if attempt != self.attempt:
             return
         answers = self.found[kind, clock]
-        answers[number] = reply.clock if isinstance(reply, Joined) else content
+        answers[number] = reply if isinstance(reply, Joined) else content
         if len(answers) < self.world.num_ranges:
             return
         if kind is Kind.JOIN:
-            self.issue(Kind.PULL, min(answers.values()))
+            if len({joined.roster for joined in answers.values()}) > 1:
+                self.join()
+            else:
+                self.issue(Kind.PULL, min(joined.clock for joined in answers.values()))
         elif kind is Kind.PULL and clock >= self.world.num_clocks:
             # In synchronous mode only this says that the last step counts everywhere.
             self.is_through = True
         elif kind is Kind.PULL:
             weights = tuple(answers[index] for index in range(self.world.num_ranges))
-            self.world.after(
-                self.world.compute_seconds(self.place), self.computed, attempt, clock, weights
-            )
+            view = self.sessions[0].view
+            assert view is not None
+            sharing = sorted(contributors(view.members, clock))
+            gradient = digest(self.place, clock, weights, sharing)
+            seconds = self.world.compute_seconds(self.place)
+            self.world.after(seconds, self.computed, attempt, clock, gradient)
 
-    def computed(self, attempt: int, clock: int, weights: tuple[str, ...]) -> None:
+    def computed(self, attempt: int, clock: int, gradient: str) -> None:
         """Pushes, and pulls ahead while the push is under way."""
         if self.alive and attempt == self.attempt:
-            self.issue(Kind.PUSH, clock, digest(self.place, clock, weights))
+            self.issue(Kind.PUSH, clock, gradient)
         if self.alive and attempt == self.attempt:
             self.issue(Kind.PULL, clock + 1)
 

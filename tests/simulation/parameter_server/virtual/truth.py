@@ -61,7 +61,8 @@ class Truth:
             assert [worker for worker, _, _ in pushes] == sorted({w for w, _, _ in pushes})
             whole = tuple(self.weights[other, before] for other in range(self.num_ranges))
             for worker, clock, payload in pushes:
-                assert payload == digest(worker, before, whole), "computed from other weights"
+                mine = digest(worker, before, whole, [w for w, _, _ in pushes])
+                assert payload == mine, "computed from other weights, or for another share"
                 assert clock == before
 
     def answers(self, number: int, view: int) -> None:
@@ -96,7 +97,8 @@ def undisturbed(num_ranges: int, workers: list[int], num_clocks: int) -> list[li
     weights = [digest("initial", number) for number in range(num_ranges)]
     found = [weights]
     for clock in range(num_clocks):
-        pushes = [(worker, clock, digest(worker, clock, tuple(weights))) for worker in workers]
+        whole = tuple(weights)
+        pushes = [(worker, clock, digest(worker, clock, whole, workers)) for worker in workers]
         weights = [digest(value, pushes) for value in weights]
         found.append(weights)
     return found
