@@ -69,7 +69,7 @@ class Borrowed:
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self.pid = pid
-        self._connection = connection
+        self.connection = connection
         self._status: int | None = None
         # None if it has ended already; its number may belong to another process by then.
         self._descriptor: int | None = None
@@ -88,12 +88,12 @@ class Borrowed:
         -9 if the nursery has died meanwhile: nobody knows.
         """
         if self._status is None:
-            packet, _ = wire.receive(self._connection)
+            packet, _ = wire.receive(self.connection)
             answer = ANSWER.validate_json(packet) if packet else None
             if answer is None and self._descriptor is not None:
                 select.select([self._descriptor], [], [])
             self._status = answer.status if isinstance(answer, Gone) else -signal.SIGKILL
-            self._connection.close()
+            self.connection.close()
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None

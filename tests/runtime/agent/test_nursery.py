@@ -1,6 +1,7 @@
 """Processes that a nursery gives out: whose they are, and when they end."""
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -87,6 +88,17 @@ def test_the_end_of_the_nursery_ends_no_forkserver(nursery, start, pair) -> None
     os.kill(process.pid, 0)
     ours.close()
     assert process.wait() == -signal.SIGKILL, "nobody has told its status"
+
+
+def test_a_forkserver_ends_with_whoever_asked_for_it(nursery, start, pair) -> None:
+    ours, theirs = pair
+    process = order(nursery, start("def train(job): ..."), theirs)
+    theirs.close()
+    assert b'"hello"' in ours.recv(1 << 16)
+    descriptor = os.pidfd_open(process.pid)
+    process.connection.close()
+    assert select.select([descriptor], [], [], 30)[0]
+    os.close(descriptor)
 
 
 def test_no_process_is_given_out_after_imports_that_no_fork_survives(nursery, start, pair) -> None:

@@ -78,10 +78,14 @@ def test_a_drain_takes_one_worker_at_a_time_and_never_waits_for_the_last(make_jo
     assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_the_budget_counts_workers_only(make_job, pods):
-    selector = build_disruption_budget(make_job())["spec"]["selector"]["matchLabels"].items()
-    assert selector <= labels_of(pods["worker"]).items()
-    assert not selector <= labels_of(pods["coordinator"]).items()
+@pytest.mark.parametrize(("name", "counts"), [("worker", True), ("coordinator", False)])
+def test_the_budget_counts_training_pods_only(make_job, pods, name, counts):
+    selector = build_disruption_budget(make_job())["spec"]["selector"]
+    labels = labels_of(pods[name])
+    [role] = selector["matchExpressions"]
+    assert selector["matchLabels"].items() <= labels.items()
+    assert role["operator"] == "In" and "spare" in role["values"]
+    assert (labels[role["key"]] in role["values"]) == counts
 
 
 def test_what_is_missing_is_made_and_nothing_twice(settled):

@@ -1,0 +1,1 @@
+"""Parameter servers: ranges of the model, each held by a primary and a backup."""
