@@ -95,6 +95,11 @@ BROKEN = {
         "the state of a command is not known and cannot be copied, remove copies or give a "
         "function",
     ),
+    "outliers of a command": (
+        COMMAND | {"spec.recovery.wrongNumbers": {"outlierFactor": 10}},
+        "spec.recovery.wrongNumbers",
+        "nobody looks at the numbers of a command, remove wrongNumbers or give a function",
+    ),
     "pipeline stages": (
         {"spec.parallelism.pipeline.stages": 2, "spec.workers.replicas": 2},
         "spec.parallelism.pipeline.stages",

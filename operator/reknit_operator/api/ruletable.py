@@ -12,7 +12,7 @@ from reknit_operator.api.pods import (
     PodSpecTemplate,
     Volume,
 )
-from reknit_operator.api.recovery import DEFAULT_COPIES
+from reknit_operator.api.recovery import DEFAULT_COPIES, WrongNumbers
 from reknit_operator.api.recovery import Rule as FailureRule
 from reknit_operator.api.reserved import NAMES, PREFIXES
 from reknit_operator.api.rules import Rule
@@ -150,6 +150,14 @@ ENTRYPOINT_RULES: Final = (
         "a function",
         holds=lambda spec: _is_function(spec) or spec.recovery.copies == DEFAULT_COPIES,
         cel=f"{_FUNCTION} || self.recovery.copies == {DEFAULT_COPIES}",
+    ),
+    Rule(
+        scope="spec",
+        field="recovery.wrongNumbers",
+        sentence="nobody looks at the numbers of a command, remove wrongNumbers or give a function",
+        holds=lambda spec: _is_function(spec) or spec.recovery.wrong_numbers == WrongNumbers(),
+        cel=f"{_FUNCTION} || (!has(self.recovery.wrongNumbers.outlierFactor) "
+        "&& self.recovery.wrongNumbers.onBadData == 'Halt')",
     ),
 )
 

@@ -111,7 +111,7 @@ def memory_notes(plan: Plan) -> Iterator[str]:
     if any(choice.memory.activations is None for choice in plan.choices):
         yield "The loss could not run without data, so its activations are not known."
     for reason in dict.fromkeys(choice.obstacle for choice in plan.choices if choice.obstacle):
-        yield f"ZeRO cannot be used: {reason}."
+        yield f"Sharding cannot be used: {reason}."
 
 
 def loss_row(choice: Choice) -> list[str]:

@@ -132,7 +132,7 @@ def obstacle(sharding: Sharding, inspection: Inspection) -> str | None:
     """Why a job cannot use a way of sharding, None when it can."""
     if sharding.is_sharded and not inspection.elementwise:
         name = inspection.optimizer.rpartition(".")[2]
-        return f"{name} needs whole parameters, which {sharding} cuts into shares"
+        return f"{name} needs whole parameters, which sharding cuts"
     return None
 
 

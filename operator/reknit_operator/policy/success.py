@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from reknit.protocol.outcome import ExitClass
-from reknit_operator.constants import CONCLUDING_PATIENCE, Reason
+from reknit_operator.constants import CONCLUDING_PATIENCE, Reason, Role
 from reknit_operator.policy.outcome import Outcome, concluded
-from reknit_operator.reconcile.observed import Pod
+from reknit_operator.reconcile.observed import Pod, PodPhase
 
 
 def succeeded(workers: Sequence[Pod], now: datetime) -> Outcome | datetime | None:
@@ -28,7 +28,12 @@ def succeeded(workers: Sequence[Pod], now: datetime) -> Outcome | datetime | Non
         return None
     first = min(reports, key=lambda pod: (pod.finished or pod.created, pod.replica))
     patience_ends = (first.finished or first.created) + CONCLUDING_PATIENCE
-    if any(not pod.ended for pod in workers) and now < patience_ends:
+    if any(_takes_part(pod) for pod in workers) and now < patience_ends:
         return patience_ends
     assert first.conclusion is not None
     return concluded(Reason.COMPLETED, first.conclusion)
+
+
+def _takes_part(pod: Pod) -> bool:
+    """Whether it has something to hear of; a spare pod without a node never has."""
+    return not pod.ended and not (pod.role == Role.SPARE and pod.phase is PodPhase.PENDING)

@@ -101,7 +101,7 @@ def test_zero_that_cannot_be_used_is_told_once(
     settings: JobSettings, inspection: Inspection
 ) -> None:
     muon = inspection.model_copy(update={"elementwise": False, "optimizer": "torch.optim.Muon"})
-    assert shown(make_plan(settings, muon)).count("ZeRO cannot be used: Muon needs") == 1
+    assert shown(make_plan(settings, muon)).count("Sharding cannot be used: Muon needs") == 1
 
 
 def test_a_copy_that_cannot_follow_is_told(settings: JobSettings, inspection: Inspection) -> None:

@@ -1,5 +1,7 @@
 """Success, deadlines, suspension, clean-up and places."""
 
+from datetime import datetime
+
 import pytest
 
 from reknit.protocol.outcome import ExitClass
@@ -29,6 +31,12 @@ def test_success_needs_the_word_of_an_agent(make_worker, now):
     silent = make_worker(phase=PodPhase.SUCCEEDED, exit_code=0, finished=now)
     assert succeeded([silent], now) is None
     assert succeeded([], now) is None
+
+
+@pytest.mark.parametrize(("phase", "waits"), [(PodPhase.PENDING, False), (PodPhase.RUNNING, True)])
+def test_a_spare_that_never_ran_holds_up_no_success(finished, make_spare, now, phase, waits):
+    spare = make_spare(phase=phase)
+    assert isinstance(succeeded([finished(0), spare], now), datetime) == waits
 
 
 def test_success_when_all_have_left(finished, now):
