@@ -154,6 +154,7 @@ class ApiServer:
                     )
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the API server is not ready; see the logs in {self.folder}")
+            # Nothing but an answer tells that it is ready.
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:

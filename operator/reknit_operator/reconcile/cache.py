@@ -45,10 +45,6 @@ class Cache:
         """All job objects."""
         return list(self._jobs.values())
 
-    def keys(self) -> list[JobKey]:
-        """All jobs."""
-        return list(self._jobs)
-
     def handle(self, event: WatchEvent) -> JobKey | None:
         """Takes in a change; returns the job that it concerns."""
         if event.type == "BOOKMARK":

@@ -21,20 +21,18 @@ from reknit.errors import ConfigurationError
 from reknit.inspection.optimizer import can_shadow, probe
 from reknit.job import Loss
 from reknit.layout import Precision
-from reknit.state.description import LocalState, StateSource
+from reknit.state.description import StateSource
 from reknit.state.intervals import Placed, by_rows
-from reknit.state.layout import StateLayout
 from reknit.state.optimizer import step
 from reknit.state.shard import Shard
 from reknit.strategies.base import (
     Built,
     LossModule,
     Recipe,
-    Sharded,
     build,
     gradient_norm,
 )
-from reknit.strategies.placement import Placement, shapes_of
+from reknit.strategies.placement import Partitioned, Placement, shapes_of
 from reknit.strategies.unit_wrapping import Original, units
 from reknit.trainer.timing import Stopwatch
 
@@ -59,7 +57,7 @@ class RowMaster:
         return -(-shape[0] // num_ranks) * prod(shape[1:])
 
 
-class FullySharded(Sharded):
+class FullySharded(Partitioned):
     """A model of which every rank holds some rows of every trained parameter.
 
     Under BF16 and FP16 weights are gathered in that format and gradients reduced in FP32; masters
@@ -177,22 +175,9 @@ class FullySharded(Sharded):
         for part in self._parts:
             part.sharded_param.grad = None
 
-    def complete(self, factor: float | None) -> None:
-        """The optimizer's step, if `apply` has not got to it."""
-        if self._due and factor is not None:
-            self._update(factor)
-
-    def describe(self) -> LocalState:
-        """FP32 rows and optimizer state of this rank; buffers."""
-        return self.layout_of(self.shard).describe(self._group.rank, self._group.world_size)
-
     def install(self, source: StateSource) -> None:
         """Reads this rank's rows."""
         self.layout_of(self.shard).install(source)
-
-    def layout_of(self, shard: Shard) -> StateLayout:
-        """As FSDP2 cuts the parameters."""
-        return self._placement.layout(shard)
 
     def evaluate(self, data: Any, loss: Loss) -> torch.Tensor:
         """Through FSDP2's hooks, which gather the parameters."""
@@ -204,11 +189,6 @@ class FullySharded(Sharded):
         if not self._is_closed:
             self._is_closed = True
             self._original.restore()
-
-    def parts(self) -> Built:
-        """The optimizer is made by its factory, as its parameter groups now hold masters."""
-        parameters = self._built.parameters
-        return Built(self.model, self._recipe.optimizer(list(parameters)), parameters)
 
     def _update(self, factor: float) -> None:
         gradients = self.reduced()

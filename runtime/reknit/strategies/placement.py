@@ -1,5 +1,6 @@
 """Where the state of a divided model lies, whoever has divided it."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -7,11 +8,12 @@ from typing import Protocol
 
 from torch import nn
 
-from reknit.state.description import Piece, TensorSpec
+from reknit.comm.group import RankGroup
+from reknit.state.description import LocalState, Piece, TensorSpec
 from reknit.state.intervals import Placed, per_tensor_partition
 from reknit.state.layout import Holder, StateLayout
 from reknit.state.shard import Shard
-from reknit.strategies.base import persistent_buffers
+from reknit.strategies.base import Built, Recipe, Sharded, persistent_buffers
 
 
 class Divided(Protocol):
@@ -71,6 +73,42 @@ class Placement:
             fixed=tuple(fixed),
             fixed_specs=fixed_specs,
         )
+
+
+class Partitioned(Sharded):
+    """What strategies that cut a model into masters have in common.
+
+    They set `_built`, `_recipe`, `_group` and `_placement`, and have `_due` say whether there is a
+    reduced gradient that was neither applied nor dropped.
+    """
+
+    _built: Built
+    _recipe: Recipe
+    _group: RankGroup
+    _placement: Placement
+    _due: bool
+
+    def complete(self, factor: float | None) -> None:
+        """The optimizer's step, if `apply` has not got to it."""
+        if self._due and factor is not None:
+            self._update(factor)
+
+    def describe(self) -> LocalState:
+        """FP32 masters and optimizer state of this rank; buffers."""
+        return self.layout_of(self.shard).describe(self._group.rank, self._group.world_size)
+
+    def layout_of(self, shard: Shard) -> StateLayout:
+        """As the placement says."""
+        return self._placement.layout(shard)
+
+    def parts(self) -> Built:
+        """The optimizer is made by its factory: what it was given has been changed."""
+        parameters = self._built.parameters
+        return Built(self.model, self._recipe.optimizer(list(parameters)), parameters)
+
+    @abstractmethod
+    def _update(self, factor: float) -> None:
+        """Masters and optimizer state of the next version, without communication."""
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -17,16 +17,13 @@ from reknit.job import Loss
 from reknit.layout import BatchPlan, Precision, Sharding
 from reknit.protocol.base import Json
 from reknit.protocol.settings import BatchSettings
-from reknit.state.description import LocalState, StateSource
-from reknit.state.layout import StateLayout
+from reknit.state.description import StateSource
 from reknit.state.optimizer import step
-from reknit.state.shard import Shard
 from reknit.strategies.base import (
     Built,
     Factors,
     LossModule,
     Recipe,
-    Sharded,
     averaging_factors,
     build,
     gradient_norm,
@@ -34,7 +31,7 @@ from reknit.strategies.base import (
 from reknit.strategies.deepspeed_config import build_config, contradictions
 from reknit.strategies.deepspeed_engine import make_engine, release
 from reknit.strategies.footprint import Footprint
-from reknit.strategies.placement import shapes_of
+from reknit.strategies.placement import Partitioned, shapes_of
 from reknit.strategies.zero_gradients import drop, take
 from reknit.strategies.zero_layout import own_shard, placement_of, refresh
 from reknit.trainer.timing import Stopwatch
@@ -43,7 +40,7 @@ _NORM_ELEMENTS: Final = 1 << 20
 """Whose norm is taken at once."""
 
 
-class ZeRO(Sharded):
+class ZeRO(Partitioned):
     """A model whose training DeepSpeed shards.
 
     Under BF16 and FP16 the parameters are in that format, and the optimizer works on FP32 masters;
@@ -156,23 +153,10 @@ class ZeRO(Sharded):
         self._due, self._reduced = False, None
         drop(self._zero, self._sharding)
 
-    def complete(self, factor: float | None) -> None:
-        """The optimizer's step, if `apply` has not got to it: what follows there is the gather."""
-        if self._due and factor is not None:
-            self._update(factor)
-
-    def describe(self) -> LocalState:
-        """FP32 masters and optimizer state of this rank's partition; buffers."""
-        return self.layout_of(self.shard).describe(self._group.rank, self._group.world_size)
-
     def install(self, source: StateSource) -> None:
         """Reads this rank's partition and gathers the weights from all partitions."""
         self.layout_of(self.shard).install(source)
         refresh(self._zero, self._sharding)
-
-    def layout_of(self, shard: Shard) -> StateLayout:
-        """As DeepSpeed cuts the parameters."""
-        return self._placement.layout(shard)
 
     def evaluate(self, data: Any, loss: Loss) -> torch.Tensor:
         """Through DeepSpeed's module, whose hooks gather ZeRO 3's parameters."""
@@ -184,11 +168,6 @@ class ZeRO(Sharded):
         release(self._engine)
         self._engine = None
         self._footprint.remove()
-
-    def parts(self) -> Built:
-        """The optimizer is made by its factory: DeepSpeed changes what it is given."""
-        parameters = self._built.parameters
-        return Built(self.model, self._recipe.optimizer(list(parameters)), parameters)
 
     def _update(self, factor: float) -> None:
         """Masters and optimizer state of the next version, without communication."""

@@ -131,12 +131,13 @@ class TrainingEngine(Engine):
         result = stepper.step(draw, self._vote, stopwatch)
         # Not for a step that is merely remembered: what it agreed on was done by those who took it.
         self.regroup_agreed = bool(result.votes.regroup)
+        if training.cycle is not None:
+            # First, as what follows may be broken off, and this step is not taken again.
+            training.cycle.heard(result.votes, stepper.version)
         with stopwatch.phase("communication"):
             for ward in stepper.protection.check(stepper.version):
                 training.link.tell(CopyDiffered(step=stepper.version, ward=ward))
         training.enter_function()
-        if training.cycle is not None:
-            training.cycle.heard(result.votes, stepper.version)
         stopwatch.stop()
         return result, stopwatch
 

@@ -35,7 +35,7 @@ from evidence import (
     recoveries,
 )
 from figures import ratios, row, show
-from killer import WORLD_SIZE, Killer
+from killer import WORLD_SIZE, Hit, Killer
 from quota import MOMENTS, neglected
 from runs import SHARDINGS, Run, reknit_command, started, torchrun_command
 from workload import Config
@@ -73,6 +73,22 @@ def undisturbed(folder: Path, strategy: str, config: Config) -> Hashes:
     return hashes
 
 
+def disturbed(
+    killer: Killer, command: list[str], folder: Path, config: Config
+) -> tuple[Run, list[Hit]]:
+    """A run to its end, and the kills in it."""
+    with started(command, folder) as run:
+        hits = killer.disturb(
+            run.board,
+            run.marks,
+            steps=config.steps,
+            at_most=KILLS_PER_RUN,
+            is_over=run.is_over,
+        )
+        run.check()
+    return run, hits
+
+
 def measure(strategy: str, kills: int, config: Config, rng: random.Random) -> list[Recovered]:
     """Kills ranks of `reknit run` so many times."""
     found: list[Recovered] = []
@@ -82,15 +98,7 @@ def measure(strategy: str, kills: int, config: Config, rng: random.Random) -> li
     while killer.left:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            with started(reknit_command(folder, strategy, config), folder) as run:
-                hits = killer.disturb(
-                    run.board,
-                    run.marks,
-                    steps=config.steps,
-                    at_most=KILLS_PER_RUN,
-                    is_over=run.is_over,
-                )
-                run.check()
+            run, hits = disturbed(killer, reknit_command(folder, strategy, config), folder, config)
             wrong = differing(read_hashes(run.hashes), reference, config.steps)
             found += recoveries(hits, history(run), wrong)
             say(
@@ -111,15 +119,8 @@ def measure_peer(kills: int, config: Config, rng: random.Random) -> list[Recover
     while killer.left:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            with started(torchrun_command(folder, config, WORLD_SIZE), folder) as run:
-                hits = killer.disturb(
-                    run.board,
-                    run.marks,
-                    steps=config.steps,
-                    at_most=KILLS_PER_RUN,
-                    is_over=run.is_over,
-                )
-                run.check()
+            command = torchrun_command(folder, config, WORLD_SIZE)
+            _, hits = disturbed(killer, command, folder, config)
             found += peer_recoveries(hits, list(read_lines(folder)))
             say(f"{PEER}: {len(found)} of {kills} kills")
     return found

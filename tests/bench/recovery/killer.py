@@ -147,6 +147,7 @@ class Killer:
                 continue
             victim = self._rng.choice(seen)
             if wanted in (Moment.FORWARD, Moment.BACKWARD):
+                # A pass is hit anywhere within it, not at its beginning.
                 time.sleep(delay)
             now = time.time()
             with suppress(ProcessLookupError):  # it has ended on its own account

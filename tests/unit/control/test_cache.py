@@ -47,7 +47,7 @@ def test_events_change_the_cache_and_name_the_job():
     assert cache.handle(WatchEvent("ADDED", pod(2))) == KEY
     assert cache.handle(WatchEvent("MODIFIED", pod(3))) == KEY
     assert cache.handle(WatchEvent("BOOKMARK", pod(9))) is None
-    assert (cache.job(KEY), versions(cache), cache.keys()) == (job(), {"p": 3}, [KEY])
+    assert (cache.job(KEY), versions(cache)) == (job(), {"p": 3})
     assert cache.handle(WatchEvent("DELETED", pod(4))) == KEY
     assert cache.handle(WatchEvent("DELETED", job(5))) == KEY
     assert (cache.job(KEY), cache.children(KEY)) == (None, [])
