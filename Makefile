@@ -11,7 +11,7 @@ KIND_CLUSTER := reknit
 TAG := 0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit simulation runtime lint type contracts generated gen pins test-apiserver \
+.PHONY: help setup test unit simulation runtime lint type contracts generated gen pins test-long test-apiserver \
 	images kind-up kind-down demo bench-overhead bench-ps bench-recovery clean
 
 help: ## List the targets
@@ -52,6 +52,9 @@ simulation: $(STAMP) ## Run the state machines against faults in virtual time
 
 runtime: $(STAMP) ## Run real processes: numerics, checkpoints, faults
 	@$(ENV) $(BIN)/pytest tests/runtime
+
+test-long: $(STAMP) ## Run the full form of tests that `make test` runs in a short one (an hour)
+	@$(ENV) $(BIN)/pytest -m long
 
 gen: $(STAMP) ## Write the generated files anew
 	@$(BIN)/python -m reknit_operator.api.crd --write crds helm/reknit/files
