@@ -16,7 +16,22 @@ from torch import nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
 import reknit
+from reknit import Column, Row, Vocabulary
 from reknit.data import ByteFiles
+
+
+CHANNELS = 32
+"""Of a head."""
+
+CUTS = {
+    "embedding": Vocabulary(),
+    "blocks.*.qkv": Column(blocks=3, unit=CHANNELS),
+    "blocks.*.out": Row(),
+    "blocks.*.up": Column(),
+    "blocks.*.down": Row(),
+    "head": Column(gather=True),
+}
+"""How the layers are cut if `parallelism.tensor` is more than 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +39,7 @@ class Config:
     """What the manifest may set under `entrypoint.config`."""
 
     depth: int = 4
-    """Blocks; the width is 32 times as much, with 32 channels to a head."""
+    """Blocks; there are as many heads in each."""
     context: int = 128
     """Bytes that the model sees at once."""
     steps: int = 200
@@ -44,7 +59,6 @@ class Block(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads = width // 32
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -55,14 +69,15 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (batch, time, width) to the same shape."""
-        batch, time, width = x.shape
-        heads = (batch, time, self.num_heads, width // self.num_heads)
+        batch, time, _ = x.shape
+        # Under tensor parallelism a rank has some of the heads.
+        heads = (batch, time, -1, CHANNELS)
         q, k, v = (
             part.view(heads).transpose(1, 2)
             for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
         )
         mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, time, width)))
+        x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, time, -1)))
         return x + self.dropout(self.down(gelu(self.up(self.mlp_norm(x)))))
 
 
@@ -71,7 +86,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width = 32 * config.depth
+        width = CHANNELS * config.depth
         self.embedding = nn.Embedding(256, width)
         self.positions = nn.Embedding(config.context, width)
         self.blocks = nn.ModuleList(Block(width, config.dropout) for _ in range(config.depth))
@@ -150,6 +165,7 @@ def train(job: reknit.Job, config: Config) -> None:
         loss=next_byte_loss,
         schedule=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate),
         clip_grad_norm=1.0,
+        tensor_plan=CUTS,
     )
     for batch in job.batches(dataset, steps=config.steps):
         engine.train_step(batch)

@@ -6,12 +6,22 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from reknit.cuts import Column, Row, Vocabulary
 from reknit.errors import ConfigurationError, ReknitError
 
 if TYPE_CHECKING:
     from reknit.job import Batch, Engine, Job
 
-__all__ = ["Batch", "ConfigurationError", "Engine", "Job", "ReknitError"]
+__all__ = [
+    "Batch",
+    "Column",
+    "ConfigurationError",
+    "Engine",
+    "Job",
+    "ReknitError",
+    "Row",
+    "Vocabulary",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
+from reknit.cuts import TensorPlan
 from reknit.protocol.base import Json
 
 ModelFactory: TypeAlias = Callable[[], nn.Module]
@@ -106,6 +107,7 @@ class Job(ABC):
         schedule: ScheduleFactory | None = None,
         clip_grad_norm: float | None = None,
         pretrained: str | PathLike[str] | None = None,
+        tensor_plan: TensorPlan | None = None,
     ) -> Engine:
         """The engine of this job; to be called once.
 
@@ -116,6 +118,9 @@ class Job(ABC):
             schedule: builds a learning-rate schedule; it advances once per committed update.
             clip_grad_norm: the largest allowed norm of the whole gradient.
             pretrained: a safetensors file whose tensors are loaded into the new model by name.
+            tensor_plan: how layers are cut if `parallelism.tensor` is more than 1, by names of
+                modules in which a * stands for any one part between dots, e.g.
+                {"blocks.*.up": Column(), "blocks.*.down": Row()}.
         """
 
     @abstractmethod

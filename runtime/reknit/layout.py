@@ -49,12 +49,15 @@ class Degrees:
     data: int = -1
     pipeline: int = 1
     tensor: int = 1
+    shard_group: int | None = None
+    """Data-parallel ranks that divide a copy of the state among them; None: all of them."""
 
     def resolve(self, world_size: int) -> "Degrees":
         """The degrees with -1 replaced, so that their product is `world_size`.
 
         Raises:
-            ValueError: the degrees cannot multiply to the world size, or more than one is -1.
+            ValueError: the degrees cannot multiply to the world size, more than one is -1, or the
+                data-parallel ranks do not make whole shard groups.
         """
         degrees = {"data": self.data, "pipeline": self.pipeline, "tensor": self.tensor}
         open_axes = [axis for axis, degree in degrees.items() if degree == -1]
@@ -66,7 +69,11 @@ class Degrees:
         if prod(degrees.values()) != world_size:
             equation = " x ".join(f"{axis} {degree}" for axis, degree in degrees.items())
             raise ValueError(f"{equation} does not multiply to the world of {world_size} ranks")
-        return Degrees(**degrees)
+        if self.shard_group is not None and degrees["data"] % self.shard_group:
+            raise ValueError(
+                f"{degrees['data']} data-parallel ranks do not make groups of {self.shard_group}"
+            )
+        return Degrees(**degrees, shard_group=self.shard_group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,10 +105,32 @@ BROKEN = {
         "spec.parallelism.pipeline.stages",
         "this version cannot cut a model into stages, set stages to 1",
     ),
-    "tensor parallelism": (
-        {"spec.parallelism.tensor": 2, "spec.workers.replicas": 4},
+    "layers cut and sharded": (
+        {
+            "spec.parallelism.tensor": 2,
+            "spec.parallelism.sharding": "ZeRO2",
+            "spec.workers.replicas": 4,
+        },
         "spec.parallelism.tensor",
-        "this version cannot cut single layers, set tensor to 1",
+        "layers are cut without sharding in this version, set sharding to None or tensor to 1",
+    ),
+    "shard group without FSDP": (
+        {
+            "spec.parallelism.shardGroup": 2,
+            "spec.parallelism.sharding": "ZeRO3",
+            "spec.workers.replicas": 4,
+        },
+        "spec.parallelism.shardGroup",
+        "only FSDP divides the state within groups, set sharding to FSDP or remove shardGroup",
+    ),
+    "shard groups that are not whole": (
+        {
+            "spec.parallelism": {"shardGroup": 4, "sharding": "FSDP"},
+            "spec.workers.replicas": 6,
+        },
+        "spec.parallelism.shardGroup",
+        "the data-parallel ranks do not make whole groups of 4, choose a shardGroup that divides "
+        "their number",
     ),
     "degrees below the world": (
         {"spec.parallelism.data": 3, "spec.workers.replicas": 2},
@@ -244,6 +266,11 @@ SOUND = {
     "ZeRO": {
         "spec.parallelism.sharding": "ZeRO3",
         "spec.deepspeed.config": {"zero_optimization": {"overlap_comm": True}},
+    },
+    "layers cut": {"spec.parallelism.tensor": 2, "spec.workers.replicas": 4},
+    "shard groups": {
+        "spec.parallelism": {"shardGroup": 2, "sharding": "FSDP"},
+        "spec.workers": {"replicas": 3, "processesPerReplica": 2},
     },
     "shrinking": {
         "spec.workers": {"replicas": 4, "minReplicas": 2},

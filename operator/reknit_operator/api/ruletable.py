@@ -1,9 +1,10 @@
 """Every rule that spans fields, in the order of the fields."""
 
 import re
+from dataclasses import replace
 from typing import Final
 
-from reknit.layout import Precision
+from reknit.layout import Precision, Sharding
 from reknit.protocol.settings import Framework, OnLoss
 from reknit_operator.api.pods import (
     TRAINING_CONTAINER,
@@ -26,6 +27,10 @@ NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 _WORLD: Final = "self.workers.replicas * self.workers.processesPerReplica"
 _OTHER_DEGREES: Final = "self.parallelism.pipeline.stages * self.parallelism.tensor"
+_MULTIPLIES: Final = (
+    f"self.parallelism.data == -1 ? ({_WORLD}) % ({_OTHER_DEGREES}) == 0 : "
+    f"self.parallelism.data * {_OTHER_DEGREES} == {_WORLD}"
+)
 _FUNCTION: Final = "has(self.entrypoint.__function__)"
 _FEWEST: Final = (
     "(has(self.workers.minReplicas) ? self.workers.minReplicas : self.workers.replicas)"
@@ -33,11 +38,21 @@ _FEWEST: Final = (
 
 
 def _multiplies_to_world(spec: JobSpec) -> bool:
+    return _num_data(spec) is not None
+
+
+def _num_data(spec: JobSpec) -> int | None:
+    """The data-parallel degree; None if the degrees do not multiply to the world."""
+    degrees = replace(spec.parallelism.degrees, shard_group=None)
     try:
-        spec.parallelism.degrees.resolve(spec.workers.world_size)
+        return degrees.resolve(spec.workers.world_size).data
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def _makes_whole_groups(spec: JobSpec) -> bool:
+    group, num_data = spec.parallelism.shard_group, _num_data(spec)
+    return group is None or num_data is None or num_data % group == 0
 
 
 def _has_valid_name(job: DistributedTrainingJob) -> bool:
@@ -127,7 +142,7 @@ ENTRYPOINT_RULES: Final = (
         sentence="a command divides the world by itself, remove parallelism or give a function",
         holds=lambda spec: _is_function(spec) or spec.parallelism == Parallelism(),
         cel=f"{_FUNCTION} || (self.parallelism.data == -1 && self.parallelism.sharding == 'None' "
-        f"&& {_OTHER_DEGREES} == 1)",
+        f"&& {_OTHER_DEGREES} == 1 && !has(self.parallelism.shardGroup))",
     ),
     Rule(
         scope="spec",
@@ -172,9 +187,20 @@ TRAINING_RULES: Final = (
     Rule(
         scope="spec.parallelism",
         field="tensor",
-        sentence="this version cannot cut single layers, set tensor to 1",
-        holds=lambda parallelism: parallelism.tensor == 1,
-        cel="self.tensor == 1",
+        sentence="layers are cut without sharding in this version, set sharding to None or tensor "
+        "to 1",
+        holds=lambda parallelism: parallelism.tensor == 1 or not parallelism.sharding.is_sharded,
+        cel="self.tensor == 1 || self.sharding == 'None'",
+    ),
+    Rule(
+        scope="spec.parallelism",
+        field="shardGroup",
+        sentence="only FSDP divides the state within groups, set sharding to FSDP or remove "
+        "shardGroup",
+        holds=lambda parallelism: (
+            parallelism.shard_group is None or parallelism.sharding is Sharding.FSDP
+        ),
+        cel="!has(self.shardGroup) || self.sharding == 'FSDP'",
     ),
     Rule(
         scope="spec",
@@ -182,8 +208,7 @@ TRAINING_RULES: Final = (
         sentence="data {data} x pipeline {pipeline} x tensor {tensor} does not multiply to the "
         "world of {world} ranks, set data to -1 or change workers",
         holds=_multiplies_to_world,
-        cel=f"self.parallelism.data == -1 ? ({_WORLD}) % ({_OTHER_DEGREES}) == 0 : "
-        f"self.parallelism.data * {_OTHER_DEGREES} == {_WORLD}",
+        cel=_MULTIPLIES,
         values={
             "data": (lambda spec: spec.parallelism.data, "self.parallelism.data"),
             "pipeline": (
@@ -192,6 +217,18 @@ TRAINING_RULES: Final = (
             ),
             "tensor": (lambda spec: spec.parallelism.tensor, "self.parallelism.tensor"),
             "world": (lambda spec: spec.workers.world_size, _WORLD),
+        },
+    ),
+    Rule(
+        scope="spec",
+        field="parallelism.shardGroup",
+        sentence="the data-parallel ranks do not make whole groups of {group}, choose a shardGroup "
+        "that divides their number",
+        holds=_makes_whole_groups,
+        cel=f"!has(self.parallelism.shardGroup) || !({_MULTIPLIES}) || "
+        f"({_WORLD}) / ({_OTHER_DEGREES}) % self.parallelism.shardGroup == 0",
+        values={
+            "group": (lambda spec: spec.parallelism.shard_group, "self.parallelism.shardGroup")
         },
     ),
     Rule(

@@ -46,15 +46,23 @@ class Parallelism(Part):
     sharding: Sharding = Sharding.NONE
     """What data-parallel ranks divide: nothing, optimizer state (ZeRO1), gradients too (ZeRO2),
     parameters too (ZeRO3; FSDP, which is torch's own)."""
+    shard_group: Annotated[int, Field(ge=2, le=65536)] | None = None
+    """Data-parallel ranks that divide the state among them under FSDP, while other groups of as
+    many hold the same (hybrid sharding); without it all of them are one group."""
     pipeline: Pipeline = Pipeline()
     """How the model is cut into stages."""
     tensor: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Ways that single layers are cut."""
+    """Ways that single layers are cut, as the function's tensor_plan says."""
 
     @property
     def degrees(self) -> Degrees:
         """The degrees as the layout takes them."""
-        return Degrees(data=self.data, pipeline=self.pipeline.stages, tensor=self.tensor)
+        return Degrees(
+            data=self.data,
+            pipeline=self.pipeline.stages,
+            tensor=self.tensor,
+            shard_group=self.shard_group,
+        )
 
 
 class Batch(Part):

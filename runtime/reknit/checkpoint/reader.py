@@ -1,6 +1,7 @@
 """Finding and reading checkpoints."""
 
 import json
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,6 +140,8 @@ class CheckpointSource:
         for shard in info.manifest.shards:
             for piece in shard.pieces:
                 self._pieces[piece.name].append((piece, shard.file))
+        for pieces in self._pieces.values():
+            pieces.sort(key=_stop)
         self._open: dict[str, Any] = {}
 
     def __str__(self) -> str:
@@ -165,13 +168,15 @@ class CheckpointSource:
         if interval.stop > spec.num_elements:
             raise ValueError(f"{name} has {spec.num_elements} elements, none at {interval}")
         result = torch.empty(len(interval), dtype=spec.dtype)
-        for piece, file in self._pieces.get(name, ()):
+        pieces = self._pieces.get(name, [])
+        for piece, file in pieces[bisect_right(pieces, interval.start, key=_stop) :]:
             common = piece.interval.intersect(interval)
-            if common is not None:
-                stored = self._file(file).get_slice(piece.key)
-                result[common.start - interval.start : common.stop - interval.start] = stored[
-                    common.start - piece.start : common.stop - piece.start
-                ]
+            if common is None:
+                break
+            stored = self._file(file).get_slice(piece.key)
+            result[common.start - interval.start : common.stop - interval.start] = stored[
+                common.start - piece.start : common.stop - piece.start
+            ]
         return result
 
     def close(self) -> None:
@@ -223,3 +228,7 @@ def verify_model(source: StateSource, specs: Mapping[str, TensorSpec]) -> None:
         raise CheckpointMismatchError(
             f"the checkpoint {source} does not fit the model: {differences[0]}{more}"
         )
+
+
+def _stop(entry: tuple[PieceEntry, str]) -> int:
+    return entry[0].stop

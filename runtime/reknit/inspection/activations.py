@@ -1,5 +1,7 @@
 """How much one micro-batch keeps for its backward pass."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -8,9 +10,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map
 
+from reknit.cuts import Cut
+from reknit.errors import ConfigurationError
 from reknit.inspection.model import Built
 from reknit.job import Loss
 from reknit.layout import Precision, Sharding
+from reknit.strategies.tensor_cutting import CutModel
 
 _LOW: Final = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -27,14 +32,75 @@ def activation_bytes(
     if built.fake is None:
         return {}
     found: dict[Sharding, int | None] = {}
-    found[Sharding.NONE] = _saved_bytes(built, built.fake, loss, micro_batch, _LOW.get(precision))
+    found[Sharding.NONE] = _estimate(built, built.fake, loss, micro_batch, _LOW.get(precision))
     lowered = found[Sharding.NONE]
     if precision in _LOW:
         with built.fake:
             _lower_model(built.model, _LOW[precision])
-        lowered = _saved_bytes(built, built.fake, loss, _lower(micro_batch, _LOW[precision]), None)
+        lowered = _estimate(built, built.fake, loss, _lower(micro_batch, _LOW[precision]), None)
     found |= dict.fromkeys(list(Sharding)[1:], lowered)
     return {sharding: size for sharding, size in found.items() if size is not None}
+
+
+def activation_bytes_of_part(
+    built: Built,
+    cuts: Mapping[str, Cut],
+    degree: int,
+    loss: Loss,
+    micro_batch: Any,
+    precision: Precision,
+) -> dict[Sharding, int]:
+    """The same of one of `degree` ranks that divide the layers among them; cuts the model.
+
+    Raises:
+        ConfigurationError: the model computes its loss when it is whole, but not with its layers
+            cut.
+    """
+    autocast = _LOW.get(precision)
+    if built.fake is None or not _estimate(built, built.fake, loss, micro_batch, autocast):
+        return {}
+    with built.fake:
+        CutModel(built.model, cuts, FirstOf(degree))
+    try:
+        found = _saved_bytes(built, built.fake, loss, micro_batch, autocast)
+    except Exception as error:
+        text = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            f"job.engine: tensor_plan: with its layers cut among {degree} ranks the model cannot "
+            f"compute its loss, because between a Column and a Row each rank has only a part of "
+            f"the activations: {type(error).__name__}: {text}"
+        ) from error
+    return {Sharding.NONE: found}
+
+
+@dataclass(frozen=True)
+class FirstOf:
+    """The first of ranks that are not there: what they would add has no elements either."""
+
+    size: int
+    place: int = 0
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Of the shape of a sum."""
+        return tensor
+
+    def join(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Of the shape of all parts together."""
+        return torch.cat([tensor] * self.size, dim=-1)
+
+
+def _estimate(
+    built: Built,
+    fake: FakeTensorMode,
+    loss: Loss,
+    micro_batch: Any,
+    autocast: torch.dtype | None,
+) -> int | None:
+    try:
+        return _saved_bytes(built, fake, loss, micro_batch, autocast)
+    except Exception:
+        # An estimate that cannot be made is left out.
+        return None
 
 
 def _saved_bytes(
@@ -43,7 +109,7 @@ def _saved_bytes(
     loss: Loss,
     micro_batch: Any,
     autocast: torch.dtype | None,
-) -> int | None:
+) -> int:
     own = {_storage(tensor) for tensor in built.model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -52,17 +118,13 @@ def _saved_bytes(
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    try:
-        inputs = tree_map(
-            lambda leaf: fake.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf,
-            micro_batch,
-        )
-        lowering = torch.autocast("cpu", autocast, enabled=autocast is not None)
-        with fake, lowering, saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss(built.model, inputs)
-    except Exception:
-        # An estimate that cannot be made is left out.
-        return None
+    inputs = tree_map(
+        lambda leaf: fake.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf,
+        micro_batch,
+    )
+    lowering = torch.autocast("cpu", autocast, enabled=autocast is not None)
+    with fake, lowering, saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss(built.model, inputs)
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 

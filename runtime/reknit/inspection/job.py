@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Never
@@ -10,12 +10,13 @@ from typing import Any, Never
 import torch
 
 from reknit.checkpoint.pretrained import load_pretrained
+from reknit.cuts import Cut, TensorPlan
 from reknit.data.drawing import Drawing
 from reknit.data.generators import seed_generators
 from reknit.data.order import DataOrder
 from reknit.data.seeds import micro_batch_seed
 from reknit.errors import ConfigurationError
-from reknit.inspection.activations import activation_bytes
+from reknit.inspection.activations import activation_bytes, activation_bytes_of_part
 from reknit.inspection.model import Built, buffers, build, parameters
 from reknit.inspection.optimizer import OptimizerFacts, probe, qualified_name
 from reknit.job import (
@@ -34,6 +35,7 @@ from reknit.job import (
 from reknit.protocol.base import Json
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import BatchSettings, JobSettings
+from reknit.strategies.tensor_cutting import cuts_of, divisions
 from reknit.trainer.job import total_steps
 
 
@@ -51,10 +53,18 @@ class _Data:
 class InspectionEngine(Engine):
     """Stands for an engine whose model has no elements."""
 
-    def __init__(self, built: Built, loss: Loss, facts: OptimizerFacts, job: "InspectionJob"):
+    def __init__(
+        self,
+        built: Built,
+        loss: Loss,
+        facts: OptimizerFacts,
+        cuts: Mapping[str, Cut],
+        job: "InspectionJob",
+    ) -> None:
         self.built = built
         self.loss = loss
         self.facts = facts
+        self.cuts = cuts
         self._job = job
 
     def train_step(self, batch: Batch) -> Never:
@@ -89,6 +99,7 @@ class InspectionJob(Job):
         self.state: dict[str, Json] = {}
         self._batch = batch
         self._precision = settings.precision
+        self._num_tensor = settings.degrees.tensor
         self._engine: InspectionEngine | None = None
         self._data: _Data | None = None
 
@@ -116,6 +127,7 @@ class InspectionJob(Job):
         schedule: ScheduleFactory | None = None,
         clip_grad_norm: float | None = None,
         pretrained: str | PathLike[str] | None = None,
+        tensor_plan: TensorPlan | None = None,
     ) -> Engine:
         """Builds model and optimizer without elements and lets the optimizer step on tiny ones."""
         if self._engine is not None:
@@ -131,7 +143,11 @@ class InspectionJob(Job):
             raise ConfigurationError("job.engine: the model has no trainable parameters")
         if pretrained is not None:
             load_pretrained(built.model, pretrained)
-        self._engine = InspectionEngine(built, loss, probe(optimizer, trainable), self)
+        cuts: Mapping[str, Cut] = {}
+        if tensor_plan or self._num_tensor > 1:
+            # Also where nothing is cut: a plan that does not fit is a mistake.
+            cuts = cuts_of(built.model, tensor_plan, self._num_tensor)
+        self._engine = InspectionEngine(built, loss, probe(optimizer, trainable), cuts, self)
         return self._engine
 
     def batches(
@@ -165,7 +181,8 @@ class InspectionJob(Job):
         """What has been found.
 
         Raises:
-            ConfigurationError: the function returned without calling `job.engine`.
+            ConfigurationError: the function returned without calling `job.engine`, or the loss
+                cannot be computed with layers cut.
         """
         engine, data = self._engine, self._data
         if engine is None:
@@ -174,7 +191,7 @@ class InspectionJob(Job):
                 "trained"
             )
         found = Inspection(
-            parameters=tuple(parameters(engine.built)),
+            parameters=tuple(parameters(engine.built, divisions(engine.built.model, engine.cuts))),
             buffers=tuple(buffers(engine.built)),
             optimizer=qualified_name(engine.built.optimizer),
             optimizer_tensors=engine.facts.tensors,
@@ -183,12 +200,16 @@ class InspectionJob(Job):
         )
         if data is None:
             return found
+        arguments = (engine.loss, data.micro_batch, self._precision)
+        activations = (
+            activation_bytes_of_part(engine.built, engine.cuts, self._num_tensor, *arguments)
+            if self._num_tensor > 1
+            else activation_bytes(engine.built, *arguments)
+        )
         return found.model_copy(
             update={
                 "num_samples": data.num_samples,
                 "total_steps": data.total_steps,
-                "activation_bytes": activation_bytes(
-                    engine.built, engine.loss, data.micro_batch, self._precision
-                ),
+                "activation_bytes": activations,
             }
         )

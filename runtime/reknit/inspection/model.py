@@ -1,6 +1,6 @@
 """Building the user's model and optimizer without memory for their tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -50,15 +50,21 @@ def _build(
     return built
 
 
-def parameters(built: Built) -> Iterator[ParameterInfo]:
-    """The model's parameters, tied ones once, with the group that updates them."""
+def parameters(built: Built, divided: Collection[str] = ()) -> Iterator[ParameterInfo]:
+    """The model's parameters, tied ones once, with the group that updates them.
+
+    Args:
+        built: whole.
+        divided: names of those that tensor parallelism divides.
+    """
     groups = {
         id(parameter): index
         for index, group in enumerate(built.optimizer.param_groups)
         for parameter in group["params"]
     }
     for name, parameter in built.model.named_parameters():
-        yield _info(name, parameter, groups.get(id(parameter)))
+        info = _info(name, parameter, groups.get(id(parameter)))
+        yield info.model_copy(update={"divided": True}) if name in divided else info
 
 
 def buffers(built: Built) -> Iterator[ParameterInfo]:

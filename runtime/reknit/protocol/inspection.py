@@ -14,6 +14,8 @@ class ParameterInfo(Message):
     dtype: str
     group: int | None = None
     """Index of the optimizer's parameter group; None for buffers and frozen parameters."""
+    divided: bool = False
+    """Whether tensor parallelism divides it among ranks."""
 
 
 class Inspection(Message):

@@ -1,6 +1,6 @@
 """The arithmetic of flat partitions: which elements of which tensor lie where. Without torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -96,3 +96,36 @@ def by_rows(shapes: Sequence[Sequence[int]], num_parts: int, part: int) -> Itera
         if start < stop and width:
             yield Placed(index, Interval(start * width, stop * width), offset)
         offset += length * width
+
+
+def along(
+    shape: Sequence[int], dimension: int, num_parts: int, part: int, *, blocks: int = 1
+) -> Iterator[Interval]:
+    """What one rank holds of a tensor that is cut along any dimension, in order.
+
+    Args:
+        shape: of the whole tensor.
+        dimension: the one that is cut.
+        num_parts: ranks.
+        part: the rank.
+        blocks: equal runs along the dimension that are cut each by itself.
+
+    Raises:
+        ValueError: the dimension cannot be cut into so many blocks and parts.
+    """
+    length, rest = divmod(shape[dimension], blocks * num_parts)
+    if rest:
+        raise ValueError(f"{shape[dimension]} is no multiple of {blocks} x {num_parts}")
+    length *= prod(shape[dimension + 1 :])
+    if length:
+        for run in range(prod(shape[:dimension]) * blocks):
+            start = (run * num_parts + part) * length
+            yield Interval(start, start + length)
+
+
+def one_by_one(intervals: Iterable[Interval]) -> Iterator[Placed]:
+    """Intervals of one tensor as a flat buffer holds them without gaps."""
+    offset = 0
+    for interval in intervals:
+        yield Placed(0, interval, offset)
+        offset += len(interval)

@@ -4,6 +4,7 @@ A strategy says which tensors its optimizer updates and what of which parameters
 description of the state, and putting a described state back, follow from that for all strategies.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,14 @@ from reknit.state.description import (
 from reknit.state.intervals import Placed
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One of several ranks that hold the same, and divide the writing of it."""
+
+    index: int = 0
+    count: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class Holder:
     """A tensor that the optimizer updates."""
@@ -32,6 +41,8 @@ class Holder:
     """The parameters of which some rank holds a part in its counterpart of this tensor."""
     placed: tuple[Placed, ...]
     """What of them this rank holds; `Placed.index` counts in `names`."""
+    replica: Replica = Replica()
+    """Which this rank is of those that hold the same of them, unless all ranks do."""
 
     def pieces(self, prefix: str, flat: torch.Tensor) -> Iterator[Piece]:
         """The pieces of a tensor that is laid out like `tensor`."""
@@ -56,38 +67,46 @@ class StateLayout:
     """This rank's pieces of frozen parameters that are divided among the ranks."""
     fixed_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
     """All tensors that `fixed` holds pieces of on some rank."""
+    fixed_replica: Replica = Replica()
+    """Which this rank is of those that hold the same of them."""
 
     def describe(self, rank: int, num_ranks: int) -> LocalState:
         """This rank's share of the state, as views of live memory."""
         specs: dict[str, TensorSpec] = {}
-        held: list[Piece] = []
+        everyone = Replica(rank, num_ranks)
+        held: dict[Replica, list[Piece]] = defaultdict(list)
         for holder in self.holders:
             flat = holder.tensor.detach().view(-1)
             for name in holder.names:
                 specs[f"param/{name}"] = TensorSpec(self.shapes[name], flat.dtype)
-            held += holder.pieces("param/", flat)
+            replica = everyone if self.replicated else holder.replica
+            held[replica] += holder.pieces("param/", flat)
         for holder in self.holders:
             for key, value in optimizer_state.tensors(self.optimizer, holder.tensor).items():
-                held += self._optimizer_pieces(holder, key, value, specs)
-        common = [
-            Piece(name, Interval(0, tensor.numel()), tensor.detach().view(-1))
-            for name, tensor in self.whole.items()
-        ]
+                replica = everyone if self.replicated else holder.replica
+                held[replica] += self._optimizer_pieces(holder, key, value, specs)
+        held[self.fixed_replica] += self.fixed
         specs |= {
             name: TensorSpec(tuple(tensor.shape), tensor.dtype)
             for name, tensor in self.whole.items()
         }
         specs |= self.fixed_specs
-        if self.replicated:
-            written = list(share([*held, *common], num_ranks, rank))
-        else:
-            written = [*held, *self.fixed, *share(common, num_ranks, rank)]
+        held[everyone] += (
+            Piece(name, Interval(0, tensor.numel()), tensor.detach().view(-1))
+            for name, tensor in self.whole.items()
+        )
+        written = [
+            piece
+            for replica, pieces in held.items()
+            for piece in share(pieces, replica.count, replica.index)
+        ]
         scalars: dict[str, Json] = {
             "optimizer": optimizer_state.scalars(
                 self.optimizer, [(holder.tensor, holder.names) for holder in self.holders]
             )
         }
-        return LocalState(specs, [*held, *common, *self.fixed], written, scalars)
+        everything = [piece for pieces in held.values() for piece in pieces]
+        return LocalState(specs, everything, written, scalars)
 
     def install(self, source: StateSource) -> None:
         """Reads this rank's share from `source`, whatever strategy and world it comes from.

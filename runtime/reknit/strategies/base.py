@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from reknit.comm.group import RankGroup
+from reknit.cuts import TensorPlan
 from reknit.data.generators import seed_generators
 from reknit.errors import ConfigurationError
 from reknit.job import Loss, ModelFactory, OptimizerFactory, ScheduleFactory, unique_parameters
@@ -31,6 +32,7 @@ class Recipe:
     schedule: ScheduleFactory | None = None
     clip_grad_norm: float | None = None
     pretrained: str | PathLike[str] | None = None
+    tensor_plan: TensorPlan | None = None
 
 
 @dataclass(frozen=True)

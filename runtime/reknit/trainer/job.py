@@ -7,6 +7,7 @@ from os import PathLike
 
 import torch
 
+from reknit.cuts import TensorPlan
 from reknit.data.loader import StepLoader
 from reknit.data.order import DataOrder
 from reknit.errors import ConfigurationError, StoppedError
@@ -96,6 +97,7 @@ class RankJob(Job):
         schedule: ScheduleFactory | None = None,
         clip_grad_norm: float | None = None,
         pretrained: str | PathLike[str] | None = None,
+        tensor_plan: TensorPlan | None = None,
     ) -> Engine:
         """Builds the engine and takes up the state of the job.
 
@@ -116,6 +118,7 @@ class RankJob(Job):
             schedule=schedule,
             clip_grad_norm=clip_grad_norm,
             pretrained=pretrained,
+            tensor_plan=tensor_plan,
         )
         training = Training(
             self._settings, self._session, self._link, recipe, self._warm_up(recipe), self._state

@@ -4,6 +4,7 @@ Every rank tells what it holds and what it needs; each works out the same moves 
 and receives its own. What is received lies beside the state until all of it is there.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from reknit.comm.group import RankGroup
 from reknit.protocol.base import Json, Message
-from reknit.state.description import Interval, LocalState, TensorSpec
+from reknit.state.description import Interval, LocalState, Piece, TensorSpec
 from reknit.state.transfer import Holding, Move, Want, missing, plan
 
 OWN: Final = "own"
@@ -142,11 +143,14 @@ class Collected:
 
     def read(self, name: str, interval: Interval) -> torch.Tensor:
         """The elements; a view if they came in one part."""
+        parts = self._parts[name]
         found = []
-        for part, data in sorted(self._parts[name], key=lambda entry: entry[0]):
+        # They come in the order of the moves, which is theirs.
+        for part, data in parts[bisect_right(parts, interval.start, key=_stop) :]:
             common = part.intersect(interval)
-            if common is not None:
-                found.append(data[common.start - part.start : common.stop - part.start])
+            if common is None:
+                break
+            found.append(data[common.start - part.start : common.stop - part.start])
         whole = found[0] if len(found) == 1 else torch.cat(found)
         assert whole.numel() == len(interval), f"{name} is not complete"
         return whole
@@ -183,15 +187,25 @@ class _Index:
     """Finds pieces of a held state."""
 
     def __init__(self, state: LocalState) -> None:
-        self._pieces: dict[str, list[Any]] = {}
+        self._pieces: dict[str, list[Piece]] = {}
         for piece in state.pieces:
             self._pieces.setdefault(piece.name, []).append(piece)
+        for pieces in self._pieces.values():
+            pieces.sort(key=_start)
 
     def view(self, name: str, interval: Interval) -> torch.Tensor:
         """The elements in `interval`, which lie within one piece."""
-        for piece in self._pieces[name]:
-            if piece.interval.start <= interval.start and interval.stop <= piece.interval.stop:
-                start = interval.start - piece.interval.start
-                data: torch.Tensor = piece.data[start : start + len(interval)]
-                return data
-        raise KeyError(f"{name}, elements {interval.start} to {interval.stop}, is not held here")
+        pieces = self._pieces[name]
+        piece = pieces[bisect_right(pieces, interval.start, key=_start) - 1]
+        assert piece.interval.start <= interval.start, f"{name} at {interval} is not held here"
+        assert interval.stop <= piece.interval.stop, f"{name} at {interval} is not held here"
+        start = interval.start - piece.interval.start
+        return piece.data[start : start + len(interval)]
+
+
+def _start(piece: Piece) -> int:
+    return piece.interval.start
+
+
+def _stop(part: tuple[Interval, torch.Tensor]) -> int:
+    return part[0].stop

@@ -13,6 +13,7 @@ from reknit.layout import BatchPlan, Degrees, Sharding
         (Degrees(data=-1, pipeline=2), 8, Degrees(4, 2, 1)),
         (Degrees(data=2, pipeline=-1, tensor=2), 8, Degrees(2, 2, 2)),
         (Degrees(data=2, pipeline=2, tensor=2), 8, Degrees(2, 2, 2)),
+        (Degrees(shard_group=2), 6, Degrees(6, shard_group=2)),
     ],
 )
 def test_open_degree_takes_what_is_left(
@@ -35,6 +36,8 @@ def test_open_degree_takes_what_is_left(
             "data -1 x pipeline 1 x tensor 3 does not multiply to the world of 4 ranks",
         ),
         (Degrees(data=-1, pipeline=-1), 4, "only one degree may be -1, not data and pipeline"),
+        (Degrees(shard_group=4), 6, "6 data-parallel ranks do not make groups of 4"),
+        (Degrees(tensor=2, shard_group=4), 6, "3 data-parallel ranks do not make groups of 4"),
     ],
 )
 def test_degrees_that_do_not_fit_are_refused_with_the_equation(
