@@ -19,7 +19,6 @@ import reknit
 from reknit import Column, Row, Vocabulary
 from reknit.data import ByteFiles
 
-
 CHANNELS = 32
 """Of a head."""
 
