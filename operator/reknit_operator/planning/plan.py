@@ -1,6 +1,7 @@
 """The whole plan of a job, as `reknit plan` shows it."""
 
 from reknit.layout import BatchPlan, Degrees, Sharding
+from reknit.mesh import Mesh
 from reknit.protocol.base import Message
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import JobSettings
@@ -107,7 +108,13 @@ def _choices(settings: JobSettings, inspection: Inspection, degrees: Degrees) ->
                 checkpoints=settings.checkpoint is not None,
                 limits=_limits(settings, sharding),
             ),
-            redundancy=redundancy(sharding, pods, settings.recovery.copies, settings.checkpoint),
+            redundancy=redundancy(
+                sharding,
+                Mesh(degrees.data, degrees.pipeline, degrees.tensor),
+                pods,
+                settings.recovery.copies,
+                settings.checkpoint,
+            ),
             obstacle=obstacle(sharding, inspection),
         )
         for sharding in Sharding

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from reknit.layout import Sharding
+from reknit.mesh import Mesh
 from reknit.protocol.base import Message
 from reknit.protocol.settings import CheckpointSettings
 from reknit.state.oracle import survivable_nodes, survivable_ranks, unsurvivable_pairs
+from reknit.state.placement import copies_needed
 
 
 class Redundancy(Message):
@@ -23,23 +25,29 @@ class Redundancy(Message):
 
 
 def redundancy(
-    sharding: Sharding, pods: Sequence[str], copies: int, checkpoint: CheckpointSettings | None
+    sharding: Sharding,
+    mesh: Mesh,
+    pods: Sequence[str],
+    copies: int,
+    checkpoint: CheckpointSettings | None,
 ) -> Redundancy:
-    """What a way of sharding means for the loss of data-parallel ranks.
+    """What a way of sharding means for the loss of ranks.
 
     Args:
-        sharding: what the ranks divide among themselves.
+        sharding: what the data-parallel ranks divide among themselves.
+        mesh: where each rank stands.
         pods: the pod of each rank; each is taken to run on a node of its own.
         copies: copies of each shard.
         checkpoint: what there is beyond memory.
     """
-    num_ranks = len(pods)
-    holders = 1 + survivable_ranks(sharding, pods, copies) if sharding.is_sharded else num_ranks
+    shares = mesh.shares(sharding)
+    holders = 1 + survivable_ranks(shares, pods, copies)
+    weights_alone = sharding.divides_weights or not sharding.is_sharded
     return Redundancy(
-        parameter_copies=holders if sharding.divides_weights else num_ranks,
+        parameter_copies=holders if weights_alone else mesh.num_data,
         optimizer_copies=holders,
-        source=_source(sharding, pods, copies) or last_resort(checkpoint),
-        survivable=_survivable(sharding, pods, copies),
+        source=_source(shares, pods, copies) or last_resort(checkpoint),
+        survivable=_survivable(shares, pods, copies),
     )
 
 
@@ -55,30 +63,33 @@ def last_resort(checkpoint: CheckpointSettings | None) -> str:
     return f"the newest checkpoint, at most {' or '.join(bounds)} old"
 
 
-def _source(sharding: Sharding, pods: Sequence[str], copies: int) -> str | None:
-    if not survivable_ranks(sharding, pods, copies):
+def _source(shares: Sequence[int], pods: Sequence[str], copies: int) -> str | None:
+    if not survivable_ranks(shares, pods, copies):
         return None
-    if sharding is Sharding.NONE:
+    if len(set(shares)) == 1:
         return "any other rank"
+    if not copies_needed(shares, pods, copies):
+        return "another rank with the same part of the model"
     where = "in another pod" if len(set(pods)) > 1 else "in the same pod"
     return f"a copy that a rank {where} keeps"
 
 
-def _survivable(sharding: Sharding, pods: Sequence[str], copies: int) -> str | None:
+def _survivable(shares: Sequence[int], pods: Sequence[str], copies: int) -> str | None:
     num_ranks = len(pods)
-    any_ranks = survivable_ranks(sharding, pods, copies)
+    any_ranks = survivable_ranks(shares, pods, copies)
     if not any_ranks:
         return None
     if any_ranks == num_ranks - 1:
         return "all ranks but one"
     losses = []
-    any_pods = survivable_nodes(sharding, pods, copies)
+    any_pods = survivable_nodes(shares, pods, copies)
     if any_pods:
         losses.append(_any(any_pods, "pod"))
     if any_pods < any_ranks:
         losses.append(_any(any_ranks, "rank"))
     pairs = num_ranks * (num_ranks - 1) // 2
-    if any_ranks == 1 and len(unsurvivable_pairs(sharding, pods, copies)) < pairs:
+    replicated = not copies_needed(shares, pods, copies)
+    if any_ranks == 1 and not replicated and len(unsurvivable_pairs(shares, pods, copies)) < pairs:
         losses.append("any 2 ranks of which neither keeps the other's copy")
     return "; ".join(losses)
 

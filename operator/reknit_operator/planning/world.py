@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reknit.layout import Degrees
+from reknit.mesh import Mesh
 from reknit_operator.constants import Role, training_pod_name
 
 
@@ -21,20 +22,16 @@ class Seat:
 
 
 def seats(job: str, processes_per_pod: int, degrees: Degrees) -> Iterator[Seat]:
-    """The ranks of a job of resolved `degrees`, in order.
-
-    Neighbours along the tensor axis, which talk most, sit next to each other; then come the data
-    axis and, with the least to say, the pipeline axis.
-    """
-    for rank in range(degrees.data * degrees.pipeline * degrees.tensor):
+    """The ranks of a job of resolved `degrees`, in order."""
+    mesh = Mesh(degrees.data, degrees.pipeline, degrees.tensor)
+    for rank in range(mesh.world_size):
         replica, slot = divmod(rank, processes_per_pod)
-        rest, tensor = divmod(rank, degrees.tensor)
-        pipeline, data = divmod(rest, degrees.data)
+        place = mesh.coordinates(rank)
         yield Seat(
             rank=rank,
             pod=training_pod_name(job, Role.WORKER, replica, attempt=1, replacements=0),
             slot=slot,
-            data=data,
-            pipeline=pipeline,
-            tensor=tensor,
+            data=place.data,
+            pipeline=place.stage,
+            tensor=place.tensor,
         )

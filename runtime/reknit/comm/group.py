@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -11,20 +11,21 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from reknit.comm.collectives import Collectives
 from reknit.comm.severing import Severing
 from reknit.comm.sockets import fingerprint
+from reknit.layout import Degrees
+from reknit.mesh import Axis, Mesh
 from reknit.protocol.ranks import Assign
 
 TIMEOUT: Final = timedelta(minutes=30)
 """The last resort: a dead rank resets its connections, and agents end the ranks that hang."""
 
-
-_BUCKET_BYTES: Final = 32 << 20
 _MAX_LISTENERS: Final = 32
 """Of one rank; more of them only make `settle` less exact."""
 
 
-class RankGroup:
+class RankGroup(Collectives):
     """All ranks of a generation, as one of them sees it.
 
     Joining blocks until every rank has joined. Rendezvous happens in a store that belongs to the
@@ -35,6 +36,7 @@ class RankGroup:
         store_listener: on the rank that hosts the store, the bound and listening socket of
             `assign.store`; it is taken over.
         device: where the tensors live; decides between gloo and NCCL.
+        degrees: how the axes of parallelism divide the world.
         severing: made before the first connection of the generation, so that it can be broken off
             from another thread while this one still waits for the others here.
     """
@@ -44,18 +46,19 @@ class RankGroup:
         assign: Assign,
         *,
         device: torch.device,
+        degrees: Degrees | None = None,
         store_listener: socket.socket | None = None,
         severing: Severing | None = None,
         timeout: timedelta = TIMEOUT,
     ) -> None:
+        super().__init__(assign.rank, assign.world_size, device)
+        self.mesh = Mesh.of(degrees or Degrees(), assign.world_size)
+        self.place = self.mesh.coordinates(assign.rank)
         self.generation = assign.generation
         self.nodes = assign.nodes
         self.hosts = assign.hosts
         self._severing = severing or Severing(device)
         self._store_address = (assign.store.host, assign.store.port)
-        self.rank = assign.rank
-        self.world_size = assign.world_size
-        self.device = device
         os.environ.update(environment(assign))
         base = TCPStore(
             assign.store.host,
@@ -75,6 +78,27 @@ class RankGroup:
         )
         # Gloo may connect at the first use, and does not time out on a peer that dies before.
         dist.barrier()
+        self._axes = {axis: self._axis(axis) for axis in Axis}
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank's loss and samples count, not another's that computes on the same."""
+        return self.mesh.speaks(self.rank)
+
+    def along(self, axis: Axis) -> Collectives:
+        """The ranks along one axis of the mesh that this one is among."""
+        return self._axes[axis]
+
+    def _axis(self, axis: Axis) -> Collectives:
+        ranks = self.mesh.along(axis, self.rank)
+        handle: dist.ProcessGroup | None = None
+        # The connections of all ranks serve where they are the same: no others have to be made.
+        if 1 < len(ranks) < self.world_size:
+            made = dist.new_group(list(ranks), timeout=TIMEOUT, use_local_synchronization=True)
+            assert isinstance(made, dist.ProcessGroup), "this rank is one of them"
+            handle = made
+            dist.barrier(group=handle)
+        return Collectives(ranks.index(self.rank), len(ranks), self.device, handle)
 
     def settle(self) -> None:
         """Ends the setting up: the ranks tell each other where their groups listen.
@@ -88,23 +112,6 @@ class RankGroup:
         known = {fingerprint(self._store_address), *everyone.flatten().tolist()} - {0}
         self._severing.gloo.settle(frozenset(known))
 
-    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What each rank gave, by rank: (world size, *shape of `tensor`); on the CPU."""
-        if self.world_size == 1:
-            return tensor.unsqueeze(0)
-        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(parts, tensor)
-        return torch.stack(parts)
-
-    def gather_texts(self, text: str) -> list[str]:
-        """What each rank gave, by rank."""
-        data = torch.frombuffer(bytearray(text.encode()) or bytearray(1), dtype=torch.uint8)
-        sizes = self.gather(torch.tensor([len(text.encode())])).flatten().tolist()
-        padded = torch.zeros(max(1, *sizes), dtype=torch.uint8)
-        padded[: len(data)] = data
-        rows = self.gather(padded)
-        return [bytes(row[:size].tolist()).decode() for row, size in zip(rows, sizes, strict=True)]
-
     def exchange(
         self, sent: Iterable[tuple[torch.Tensor, int]], received: Iterable[tuple[torch.Tensor, int]]
     ) -> list[dist.Work]:
@@ -116,29 +123,6 @@ class RankGroup:
         operations += [dist.P2POp(dist.irecv, _as_bytes(tensor), rank) for tensor, rank in received]
         return dist.batch_isend_irecv(operations) if operations else []
 
-    def barrier(self) -> None:
-        """Waits until every rank has come here."""
-        if self.world_size > 1:
-            dist.barrier()
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The elementwise sum over the ranks, the same bits on each; in place."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Gives every rank the values that rank 0 has; in place, small tensors in one transfer."""
-        if self.world_size == 1:
-            return
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
-            # Gloo does not know all number formats; bytes are bytes.
-            dist.broadcast(flat.view(torch.uint8), src=0)
-            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
-            for tensor, part in zip(bucket, parts, strict=True):
-                tensor.detach().copy_(part.view(tensor.shape))
-
     def share_text(self, key: str, text: str | None) -> str:
         """Gives every rank the text that rank 0 has; the others pass None."""
         if self.rank == 0:
@@ -149,13 +133,19 @@ class RankGroup:
 
     def close(self) -> None:
         """Leaves; the other ranks may still be using the group."""
+        self._end_axes()
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def abandon(self) -> None:
         """Leaves a generation that was broken off; what still refers to its groups is useless."""
         self._severing.sever()
+        self._end_axes()
         abandon_groups()
+
+    def _end_axes(self) -> None:
+        for axis in self._axes.values():
+            axis.end()
 
 
 def abandon_groups() -> None:
@@ -180,17 +170,6 @@ def environment(assign: Assign) -> dict[str, str]:
 
 def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().view(-1).view(torch.uint8)
-
-
-def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Tensors of one number format together, up to some size."""
-    open_buckets: dict[torch.dtype, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        bucket = open_buckets.setdefault(tensor.dtype, [])
-        bucket.append(tensor)
-        if sum(member.nbytes for member in bucket) >= _BUCKET_BYTES:
-            yield open_buckets.pop(tensor.dtype)
-    yield from open_buckets.values()
 
 
 def rank_device(local_rank: int) -> torch.device:

@@ -60,7 +60,8 @@ class Policy:
             num_spares=settings.num_spares,
             degrees=settings.degrees,
             may_shrink=settings.recovery.on_loss is OnLoss.SHRINK,
-            is_replicated=settings.sharding is Sharding.NONE,
+            is_replicated=settings.sharding is Sharding.NONE
+            and settings.degrees.pipeline == settings.degrees.tensor == 1,
             copies=settings.recovery.copies,
             is_command=settings.command is not None,
             dead_after=dead_after,

@@ -1,7 +1,9 @@
 """What each micro-batch came to on this rank, taken before anything is reduced."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -41,10 +43,21 @@ class Evidence:
         self._passes.append((micro_batch, loss, self._norms))
         self._norms = []
 
-    def readings(self, rank: int) -> list[Reading]:
-        """One for each micro-batch that counts."""
+    def readings(self, rank: int, *, counts: bool = True) -> list[Reading]:
+        """One for each micro-batch that counts.
+
+        Args:
+            rank: the place along the data axis that computes on them.
+            counts: whether the losses are those of this rank, not of another one there.
+        """
         return [
-            Reading(rank, micro_batch.index, float(loss), _norm(norms), micro_batch.sample_ids)
+            Reading(
+                rank,
+                micro_batch.index,
+                float(loss) if counts else 0.0,
+                _norm(norms),
+                micro_batch.sample_ids,
+            )
             for micro_batch, loss, norms in self._passes
             if micro_batch.index is not None
         ]
@@ -68,6 +81,20 @@ def gather(readings: Iterable[Reading], group: RankGroup) -> tuple[Reading, ...]
         for text in group.gather_texts(json.dumps(own))
         for rank, micro_batch, loss, norm, samples in json.loads(text)
     )
+
+
+def joined(readings: Iterable[Reading]) -> tuple[Reading, ...]:
+    """One reading for each micro-batch of those that ranks have of their parts of the model."""
+    found: dict[tuple[int, int], Reading] = {}
+    for reading in readings:
+        known = found.setdefault((reading.rank, reading.micro_batch), reading)
+        if known is not reading:
+            found[reading.rank, reading.micro_batch] = replace(
+                known,
+                loss=known.loss + reading.loss,
+                norm=math.hypot(known.norm, reading.norm),
+            )
+    return tuple(found.values())
 
 
 def _norm(norms: list[torch.Tensor]) -> float:

@@ -47,7 +47,7 @@ class _Life:
     def __init__(self, settings: JobSettings, channel: socket.socket) -> None:
         heartbeat = timedelta(seconds=settings.recovery.heartbeat_seconds)
         self.link = Channel(channel, heartbeat=heartbeat, on_abort=lambda g: self.session.sever(g))
-        self.session = Session(self.link)
+        self.session = Session(self.link, settings.degrees)
         self._settings = settings
         self._job: RankJob | None = None
         self.link.start()

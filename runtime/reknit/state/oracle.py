@@ -1,68 +1,62 @@
 """Which losses the memory of the other ranks makes up for, as far as the layout tells.
 
-Without sharding every rank holds everything. Under ZeRO each rank holds a shard that nobody else
-holds but as a copy. Copies are taken to be complete: after a loss they are not, until the new rank
-has got back those that it keeps.
+Each rank holds a share of the state. Ranks that hold the same share are replicas of each other;
+what only ranks hold that are lost together is held by others as copies. Copies are taken to be
+complete: after a loss they are not, until the new rank has got back those that it keeps.
 """
 
 from collections.abc import Collection, Sequence
 
-from reknit.layout import Sharding
-from reknit.state.placement import assignment
+from reknit.mesh import replicas
+from reknit.state.placement import assignment, copies_needed
 
 
-def survives(sharding: Sharding, nodes: Sequence[str], copies: int, lost: Collection[int]) -> bool:
-    """Whether the other ranks hold the whole state when `lost` are lost at once.
+def holders(shares: Sequence[int], nodes: Sequence[str], copies: int) -> list[frozenset[int]]:
+    """For each rank all that hold its share: itself, its replicas, and those that keep copies.
 
     Args:
-        sharding: what ranks divide among themselves.
+        shares: what each rank holds; the same number is the same share.
         nodes: the node of each rank.
-        copies: copies of each shard; without sharding there are no shards.
-        lost: ranks.
+        copies: copies of each share, where they are needed.
     """
-    if sharding is Sharding.NONE:
-        return len(set(lost)) < len(nodes)
-    return _has_holders(lost, assignment(nodes, copies))
+    kept = assignment(nodes, copies_needed(shares, nodes, copies))
+    return [frozenset(own).union(*(kept[rank] for rank in own)) for own in replicas(shares)]
 
 
-def survivable_ranks(sharding: Sharding, nodes: Sequence[str], copies: int) -> int:
+def survives(
+    shares: Sequence[int], nodes: Sequence[str], copies: int, lost: Collection[int]
+) -> bool:
+    """Whether the other ranks hold the whole state when the ranks `lost` are lost at once."""
+    everyone = holders(shares, nodes, copies)
+    gone = set(lost)
+    return all(not gone.issuperset(everyone[rank]) for rank in gone)
+
+
+def survivable_ranks(shares: Sequence[int], nodes: Sequence[str], copies: int) -> int:
     """The largest number of ranks whose loss is survived whichever ranks they are."""
-    if sharding is Sharding.NONE:
-        return len(nodes) - 1
-    # The fewest to lose are a rank and all that keep its copies.
-    return min(map(len, assignment(nodes, copies)))
+    # The fewest to lose are all that hold one share.
+    return min(map(len, holders(shares, nodes, copies))) - 1
 
 
-def survivable_nodes(sharding: Sharding, nodes: Sequence[str], copies: int) -> int:
+def survivable_nodes(shares: Sequence[int], nodes: Sequence[str], copies: int) -> int:
     """The largest number of whole nodes whose loss is survived whichever nodes they are."""
-    if sharding is Sharding.NONE:
-        return len(set(nodes)) - 1
     return min(
-        len({nodes[rank], *(nodes[holder] for holder in holders)}) - 1
-        for rank, holders in enumerate(assignment(nodes, copies))
+        len({nodes[rank] for rank in everyone}) - 1 for everyone in holders(shares, nodes, copies)
     )
 
 
 def unsurvivable_pairs(
-    sharding: Sharding, nodes: Sequence[str], copies: int
+    shares: Sequence[int], nodes: Sequence[str], copies: int
 ) -> frozenset[tuple[int, int]]:
     """The pairs of ranks, the lower one first, whose loss at once is not survived."""
-    if sharding is Sharding.NONE:
-        return frozenset({(0, 1)} if len(nodes) == 2 else ())
     pairs: set[tuple[int, int]] = set()
-    for rank, holders in enumerate(assignment(nodes, copies)):
-        match holders:
-            case ():
-                pairs |= {_ordered(rank, other) for other in range(len(nodes)) if other != rank}
+    for everyone in holders(shares, nodes, copies):
+        match sorted(everyone):
             case (only,):
-                pairs.add(_ordered(rank, only))
+                pairs |= {_ordered(only, other) for other in range(len(nodes)) if other != only}
+            case (one, other):
+                pairs.add((one, other))
     return frozenset(pairs)
-
-
-def _has_holders(lost: Collection[int], holders: Sequence[Sequence[int]]) -> bool:
-    """Whether the shard of each lost rank is held by one that is not lost."""
-    gone = set(lost)
-    return all(not gone.issuperset(holders[rank]) for rank in gone)
 
 
 def _ordered(one: int, other: int) -> tuple[int, int]:

@@ -17,6 +17,24 @@ def failure_domains(nodes: Sequence[str], pods: Sequence[str]) -> Sequence[str]:
     return nodes if len(set(nodes)) > 1 else pods
 
 
+def copies_needed(shares: Sequence[int], domains: Sequence[str], copies: int) -> int:
+    """How many copies of each rank's share are kept: none where replicas do the same.
+
+    They do if every share lies in several failure domains; or, where there is one domain for all,
+    if every share has several holders.
+
+    Args:
+        shares: what each rank holds; the same number is the same share.
+        domains: what each rank is likely to be lost with.
+        copies: copies that are wanted of what has no replica.
+    """
+    several = len(set(domains)) > 1
+    places: dict[int, set[object]] = {}
+    for rank, (share, domain) in enumerate(zip(shares, domains, strict=True)):
+        places.setdefault(share, set()).add(domain if several else rank)
+    return 0 if all(len(found) > 1 for found in places.values()) else copies
+
+
 def holders(rank: int, nodes: Sequence[str], copies: int) -> tuple[int, ...]:
     """The ranks that keep copies of the shard of `rank`, `copies` of them if the world is so large.
 

@@ -29,7 +29,8 @@ class RankBatch(Batch):
     ) -> None:
         self._step = step
         self.draw = draw
-        """draw(step, plan, rank): the samples, and the seconds that they were waited for."""
+        """draw(step, plan, data): the samples of that place along the data axis, and the seconds
+        that they were waited for."""
 
     @property
     def step(self) -> int:
@@ -95,8 +96,8 @@ class TrainingEngine(Engine):
             return EvaluationLoader(
                 dataset,
                 micro=training.plan.micro,
-                rank=training.group.rank,
-                num_ranks=training.group.world_size,
+                rank=training.group.place.data,
+                num_ranks=training.group.mesh.num_data,
                 seed=training.settings.seed,
                 transform=transform,
                 collate=collate,
@@ -120,12 +121,12 @@ class TrainingEngine(Engine):
         moments.enter(Moment.DATA, stepper.version)
 
         def draw(rotation: int) -> StepBatch:
-            rank = (training.group.rank + rotation) % training.group.world_size
+            rank = (training.group.place.data + rotation) % training.group.mesh.num_data
             drawn, waited = batch.draw(batch.step, training.plan, rank)
             stopwatch.add("data", waited)
             return drawn
 
-        if training.ledger is not None:
+        if training.ledger is not None and training.group.speaks:
             # Before the gate: once it is passed, this step counts even if this rank dies.
             training.ledger.record(batch.step + 1, draw(0).sample_ids)
         result = stepper.step(draw, self._vote, stopwatch)
@@ -158,7 +159,7 @@ class TrainingEngine(Engine):
                     training.session.check()
                     data = to_device(micro_batch.data, training.group.device)
                     value = stepper.strategy.evaluate(data, loss or training.loss)
-                    if micro_batch.weight:
+                    if micro_batch.weight and training.group.speaks:
                         total += value.double() * micro_batch.weight
             mean = float(training.group.all_reduce(total))
         finally:

@@ -17,7 +17,10 @@ class Vote:
     """What one rank puts in, or the sum over all ranks. Flags are 0 or 1 per rank."""
 
     loss: float = 0.0
-    """Weighted losses of the rank's micro-batches; the sum is the mean over the global batch."""
+    """Weighted losses of the rank's micro-batches; the sum is the mean over the global batch.
+
+    Of ranks that compute on the same micro-batches one alone puts in what is not 0.
+    """
     square: float = 0.0
     """Square of the gradient norm of the rank's share, multiplied by the loss scale."""
     skip: float = 0.0

@@ -1,12 +1,15 @@
 """Looking into a step whose numbers are wrong: it is computed again, on the same ranks and others.
 
-All ranks come to the same verdict, as each has everyone's readings.
+All ranks come to the same verdict, as each has everyone's readings. Ranks that compute on the same
+micro-batches together, as the stages of a pipeline do, are judged as one: what one of them spoils
+spoils the others' numbers, too.
 """
 
+from dataclasses import replace
 from enum import Enum, auto
 
 from reknit.comm.group import RankGroup
-from reknit.numbers.evidence import Evidence, gather
+from reknit.numbers.evidence import Evidence, gather, joined
 from reknit.numbers.verdict import Blame, Trial, Verdict, judge, rotation
 from reknit.protocol.settings import OnBadData
 
@@ -38,12 +41,12 @@ class Inquiry:
         self._evidence = evidence
         self._on_bad_data = on_bad_data
         self._trials: list[Trial] = []
-        # With one rank there is nothing that the first computation could tell from the second.
-        evidence.is_taken = group.world_size > 1
+        # With one place for data nothing could tell the first computation from the second.
+        evidence.is_taken = group.mesh.num_data > 1
 
     @property
     def rotation(self) -> int:
-        """By how many ranks the next trial's micro-batches are moved."""
+        """By how many places along the data axis the next trial's micro-batches are moved."""
         return rotation(len(self._trials))
 
     def follow(self, breach: str | None) -> Next:
@@ -51,7 +54,11 @@ class Inquiry:
         if breach is None and not self._trials:
             return Next.COMMIT
         self._trials.append(self._trial(breach))
-        self.verdict = judge(self._trials, self._group.world_size)
+        mesh = self._group.mesh
+        found = judge(self._trials, mesh.num_data)
+        self.verdict = found and replace(
+            found, ranks=tuple(sorted(r for data in found.ranks for r in mesh.with_data(data)))
+        )
         self._evidence.is_taken = True
         if self.verdict is None:
             return Next.AGAIN
@@ -68,5 +75,5 @@ class Inquiry:
     def _trial(self, breach: str | None) -> Trial:
         if breach is None:
             return Trial(None, ())
-        readings = self._evidence.readings(self._group.rank)
-        return Trial(breach, gather(readings, self._group))
+        readings = self._evidence.readings(self._group.place.data, counts=self._group.speaks)
+        return Trial(breach, joined(gather(readings, self._group)))

@@ -13,6 +13,7 @@ from reknit.comm.group import RankGroup, abandon_groups, rank_device
 from reknit.comm.loss import is_lost_peer
 from reknit.comm.severing import Severing
 from reknit.errors import StoppedError
+from reknit.layout import Degrees
 from reknit.protocol.base import Generation
 from reknit.protocol.ranks import Assign, Left, Parked, PeerLost
 from reknit.trainer.link import Link
@@ -29,10 +30,12 @@ class Session:
 
     Args:
         link: the line to the agent.
+        degrees: how the axes of parallelism divide the world.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, degrees: Degrees | None = None) -> None:
         self._link = link
+        self._degrees = degrees or Degrees()
         self._assigned: tuple[Assign, socket.socket | None] | None = None
         self._group: RankGroup | None = None
         self._severing: Severing | None = None
@@ -145,7 +148,11 @@ class Session:
             self._severing = Severing(self.device)
             self.check()
             self._group = RankGroup(
-                assign, device=self.device, store_listener=listener, severing=self._severing
+                assign,
+                device=self.device,
+                degrees=self._degrees,
+                store_listener=listener,
+                severing=self._severing,
             )
             self.join_seconds = time.monotonic() - start
         if not self._entered:

@@ -165,7 +165,8 @@ class Stepper:
             self.protection.prepare()
             attempt.prepared = True
             self._moments.enter(Moment.GATE, self.version)
-            own = replace(vote(), loss=loss, square=norm * norm)
+            counted = loss if self._group.speaks else 0.0
+            own = replace(vote(), loss=counted, square=norm * norm)
             return attempt, exchange(own, self._group)
 
     def _breach(self, votes: Vote) -> str | None:

@@ -19,7 +19,7 @@ from reknit.protocol.settings import ENV_LEDGER, JobSettings
 from reknit.rank.board import Board, Moment
 from reknit.state.agreement import Agreement, Report, agree
 from reknit.state.description import LocalState
-from reknit.state.placement import failure_domains, holders, wards
+from reknit.state.placement import copies_needed, failure_domains, holders, wards
 from reknit.state.protection import Protection
 from reknit.strategies.base import Built, Recipe, Sharded, Strategy
 from reknit.strategies.choose import make_strategy
@@ -78,7 +78,7 @@ class Training:
         """How the present world divides a global batch."""
         batch = self.settings.batch
         assert batch is not None, "only commands come without batch sizes"
-        return BatchPlan(batch.global_batch, batch.micro, self.group.world_size)
+        return BatchPlan(batch.global_batch, batch.micro, self.group.mesh.num_data)
 
     @property
     def version(self) -> int:
@@ -326,12 +326,14 @@ class Training:
 
     def _protection(self, strategy: Strategy) -> Protecting:
         """The copies that ranks keep of each other's shards, filled."""
-        copies = self.settings.recovery.copies
         group = self.group
+        domains = failure_domains(group.nodes, group.hosts)
+        copies = copies_needed(
+            group.mesh.shares(self.settings.sharding), domains, self.settings.recovery.copies
+        )
         if strategy.is_replicated or copies == 0 or group.world_size == 1:
             return NoProtection()
         assert isinstance(strategy, Sharded)
-        domains = failure_domains(group.nodes, group.hosts)
         protection = Protection(
             group,
             strategy,

@@ -16,7 +16,8 @@ from reknit.data.loader import StepBatch, StepLoader
 from reknit.data.order import DataOrder
 from reknit.data.seeds import micro_batch_seed
 from reknit.errors import ConfigurationError
-from reknit.layout import BatchPlan, Precision, Sharding
+from reknit.layout import BatchPlan, Degrees, Precision, Sharding
+from reknit.mesh import Mesh
 from reknit.protocol.base import Endpoint, Generation, Json
 from reknit.protocol.ranks import Assign
 from reknit.protocol.settings import JobSettings
@@ -37,6 +38,7 @@ class Case:
     sharding: Sharding = Sharding.NONE
     precision: Precision = Precision.FP32
     num_ranks: int = 2
+    degrees: Degrees = Degrees()  # noqa: RUF009 - immutable
     accumulation: int = 1
     """Micro-batches per rank."""
     global_batch: int = 16
@@ -59,8 +61,9 @@ class Case:
 
     @property
     def plan(self) -> BatchPlan:
-        micro = self.micro or self.global_batch // (self.num_ranks * self.accumulation)
-        return BatchPlan(self.global_batch, micro, self.num_ranks)
+        num_data = Mesh.of(self.degrees, self.num_ranks).num_data
+        micro = self.micro or self.global_batch // (num_data * self.accumulation)
+        return BatchPlan(self.global_batch, micro, num_data)
 
     @property
     def settings(self) -> JobSettings:
@@ -68,7 +71,11 @@ class Case:
         if self.sharding is Sharding.ZERO3 and self.threshold is not None:
             config["zero_optimization"] = {"stage3_param_persistence_threshold": self.threshold}
         return JobSettings(
-            name="case", sharding=self.sharding, precision=self.precision, deepspeed_config=config
+            name="case",
+            degrees=self.degrees,
+            sharding=self.sharding,
+            precision=self.precision,
+            deepspeed_config=config,
         )
 
 
@@ -251,7 +258,13 @@ def recipe(case: Case) -> Recipe:
     )
 
 
-def join(rank: int, num_ranks: int, port: int, listener: socket.socket | None) -> RankGroup:
+def join(
+    rank: int,
+    num_ranks: int,
+    port: int,
+    listener: socket.socket | None,
+    degrees: Degrees | None = None,
+) -> RankGroup:
     """A process group of this test's workers."""
     assign = Assign(
         generation=Generation(incarnation=1, counter=port),
@@ -262,7 +275,7 @@ def join(rank: int, num_ranks: int, port: int, listener: socket.socket | None) -
         group_rank=0,
         store=Endpoint(host="127.0.0.1", port=port),
     )
-    return RankGroup(assign, device=torch.device("cpu"), store_listener=listener)
+    return RankGroup(assign, device=torch.device("cpu"), degrees=degrees, store_listener=listener)
 
 
 def train(group: RankGroup, case: Case, start: State | None = None) -> Run:
@@ -285,7 +298,7 @@ def train(group: RankGroup, case: Case, start: State | None = None) -> Run:
         data,
         order=DataOrder(len(data), 0),
         plan=plan,
-        rank=group.rank,
+        rank=group.place.data,
         seed=0,
         start_step=stepper.version,
         stop_step=case.steps,

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from reknit.mesh import Coordinates, Mesh
 from reknit.trainer.gate import Vote
 
 
@@ -28,6 +29,18 @@ class StubGroup:
     """What the other ranks put into the next all-reduces, summed."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     store: StubStore = field(default_factory=StubStore)
+
+    @property
+    def mesh(self) -> Mesh:
+        return Mesh(num_data=self.world_size)
+
+    @property
+    def place(self) -> Coordinates:
+        return Coordinates(data=self.rank, stage=0, tensor=0)
+
+    @property
+    def speaks(self) -> bool:
+        return True
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.others:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reknit.layout import BatchPlan, Degrees, Sharding
+from reknit.mesh import Mesh
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import CheckpointSettings, JobSettings
 from reknit_operator.planning.batches import arithmetic
@@ -77,7 +78,7 @@ def pods(*sizes: int) -> list[str]:
     ],
 )
 def test_who_holds_what(sharding: Sharding, copies: int, parameters: int, optimizer: int) -> None:
-    found = redundancy(sharding, pods(2, 2), copies, CheckpointSettings(path="c"))
+    found = redundancy(sharding, Mesh(4), pods(2, 2), copies, CheckpointSettings(path="c"))
     assert (found.parameter_copies, found.optimizer_copies) == (parameters, optimizer)
 
 
@@ -103,7 +104,7 @@ def test_what_may_be_lost_at_once(
     world: list[str], copies: int, replicated: str | None, sharded: str | None
 ) -> None:
     for sharding in Sharding:
-        found = redundancy(sharding, world, copies, None)
+        found = redundancy(sharding, Mesh(len(world)), world, copies, None)
         assert found.survivable == (replicated if sharding is Sharding.NONE else sharded)
 
 
@@ -120,8 +121,31 @@ def test_where_lost_state_comes_from(
     world: list[str], copies: int, replicated: str, sharded: str
 ) -> None:
     for sharding in Sharding:
-        found = redundancy(sharding, world, copies, CheckpointSettings(path="c"))
+        found = redundancy(sharding, Mesh(len(world)), world, copies, CheckpointSettings(path="c"))
         assert found.source.startswith(replicated if sharding is Sharding.NONE else sharded)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "world", "copies", "source", "survivable"),
+    [
+        (Mesh(2, 2), pods(1, 1, 1, 1), 0, "another rank with the same part", "any pod"),
+        (Mesh(2, 2), pods(2, 2), 0, "another rank with the same part", "any rank"),
+        (Mesh(2, 2), pods(2, 2), 1, "a copy that a rank in another pod", "all ranks but one"),
+        (Mesh(1, 4), pods(2, 2), 0, "the newest checkpoint", None),
+        (Mesh(1, 4), pods(2, 2), 1, "a copy that a rank in another pod", f"any pod; {NEIGHBOURS}"),
+        (Mesh(3, 2), pods(2, 2, 2), 0, "another rank with the same part", "any pod"),
+    ],
+)
+def test_stages_have_replicas_along_the_data_axis(
+    mesh: Mesh, world: list[str], copies: int, source: str, survivable: str | None
+) -> None:
+    found = redundancy(Sharding.NONE, mesh, world, copies, CheckpointSettings(path="c"))
+    assert found.source.startswith(source)
+    if survivable is None:
+        assert found.survivable is None
+    else:
+        assert found.survivable is not None
+        assert found.survivable.startswith(survivable)
 
 
 @pytest.mark.parametrize(
