@@ -4,6 +4,8 @@ Neighbours along the tensor axis, which talk most, have consecutive ranks; then 
 and, with the least to say, the pipeline axis:
 
     rank = (stage * num_data + data) * num_tensor + tensor
+
+Hybrid sharding divides the data axis in two: places that divide the state follow each other.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,10 @@ class Axis(StrEnum):
     DATA = "data"
     PIPELINE = "pipeline"
     TENSOR = "tensor"
+    SHARD = "shard"
+    """Within the data axis: the ranks that divide one copy of the state among them."""
+    REPLICA = "replica"
+    """Within the data axis: the ranks that hold the same of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,14 @@ class Mesh:
     """Ways to divide the global batch."""
     num_stages: int = 1
     num_tensor: int = 1
+    shard_group: int | None = None
+    """Places along the data axis that divide a copy of the state, if sharding does; None: all."""
 
     def __post_init__(self) -> None:
-        if min(self.num_data, self.num_stages, self.num_tensor) < 1:
+        if min(self.num_data, self.num_stages, self.num_tensor, self.num_shards) < 1:
             raise ValueError("each axis has at least one place")
+        if self.num_data % self.num_shards:
+            raise ValueError("shard groups divide the data axis evenly")
 
     @classmethod
     def of(cls, degrees: Degrees, world_size: int) -> "Mesh":
@@ -55,12 +65,17 @@ class Mesh:
             ValueError: the degrees do not multiply to the world's size.
         """
         known = degrees.resolve(world_size)
-        return cls(known.data, known.pipeline, known.tensor)
+        return cls(known.data, known.pipeline, known.tensor, known.shard_group)
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
         return self.num_data * self.num_stages * self.num_tensor
+
+    @property
+    def num_shards(self) -> int:
+        """Parts of a copy of the state that is divided along the data axis."""
+        return self.num_data if self.shard_group is None else self.shard_group
 
     def degree(self, axis: Axis) -> int:
         """Places along an axis."""
@@ -68,6 +83,8 @@ class Mesh:
             Axis.DATA: self.num_data,
             Axis.PIPELINE: self.num_stages,
             Axis.TENSOR: self.num_tensor,
+            Axis.SHARD: self.num_shards,
+            Axis.REPLICA: self.num_data // self.num_shards,
         }[axis]
 
     def coordinates(self, rank: int) -> Coordinates:
@@ -87,6 +104,8 @@ class Mesh:
             Axis.TENSOR: (place.tensor, 1),
             Axis.DATA: (place.data, self.num_tensor),
             Axis.PIPELINE: (place.stage, self.num_tensor * self.num_data),
+            Axis.SHARD: (place.data % self.num_shards, self.num_tensor),
+            Axis.REPLICA: (place.data // self.num_shards, self.num_tensor * self.num_shards),
         }
         own, stride = strides[axis]
         return tuple(rank + (index - own) * stride for index in range(self.degree(axis)))
@@ -106,13 +125,12 @@ class Mesh:
     def shares(self, sharding: Sharding) -> tuple[int, ...]:
         """What each rank holds of the state, as a number; ranks with the same one hold the same.
 
-        Stages and parts of layers are different shares. Sharding divides among data-parallel
-        ranks, else they hold the same.
+        Stages and parts of layers are different shares. Sharding divides among the data-parallel
+        ranks of a shard group, else they hold the same.
         """
-        if sharding.is_sharded:
-            return tuple(range(self.world_size))
+        num_shards = self.num_shards if sharding.is_sharded else 1
         return tuple(
-            place.stage * self.num_tensor + place.tensor
+            (place.stage * num_shards + place.data % num_shards) * self.num_tensor + place.tensor
             for place in map(self.coordinates, range(self.world_size))
         )
 

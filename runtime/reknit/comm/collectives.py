@@ -1,6 +1,6 @@
 """Collective operations among some ranks of a generation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import torch
@@ -14,7 +14,7 @@ class Collectives:
 
     Args:
         rank: this one's index among them.
-        world_size: how many they are; alone a rank communicates with nobody.
+        ranks: all of them, by their ranks in the world; alone a rank communicates with nobody.
         device: where the tensors live.
         handle: torch's process group; None for that of all ranks.
     """
@@ -22,12 +22,13 @@ class Collectives:
     def __init__(
         self,
         rank: int,
-        world_size: int,
+        ranks: Sequence[int],
         device: torch.device,
         handle: dist.ProcessGroup | None = None,
     ) -> None:
         self.rank = rank
-        self.world_size = world_size
+        self.ranks = tuple(ranks)
+        self.world_size = len(ranks)
         self.device = device
         self._handle = handle
 

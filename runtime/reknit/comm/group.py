@@ -51,7 +51,7 @@ class RankGroup(Collectives):
         severing: Severing | None = None,
         timeout: timedelta = TIMEOUT,
     ) -> None:
-        super().__init__(assign.rank, assign.world_size, device)
+        super().__init__(assign.rank, range(assign.world_size), device)
         self.mesh = Mesh.of(degrees or Degrees(), assign.world_size)
         self.place = self.mesh.coordinates(assign.rank)
         self.generation = assign.generation
@@ -78,7 +78,9 @@ class RankGroup(Collectives):
         )
         # Gloo may connect at the first use, and does not time out on a peer that dies before.
         dist.barrier()
-        self._axes = {axis: self._axis(axis) for axis in Axis}
+        self._axes: dict[Axis, Collectives] = {}
+        for axis in Axis:
+            self._axes[axis] = self._new_axis(self.mesh.along(axis, self.rank))
 
     @property
     def speaks(self) -> bool:
@@ -89,16 +91,18 @@ class RankGroup(Collectives):
         """The ranks along one axis of the mesh that this one is among."""
         return self._axes[axis]
 
-    def _axis(self, axis: Axis) -> Collectives:
-        ranks = self.mesh.along(axis, self.rank)
+    def _new_axis(self, ranks: tuple[int, ...]) -> Collectives:
+        # Connections serve every axis that has the same ranks; those of all ranks are there.
+        known = next((axis for axis in self._axes.values() if axis.ranks == ranks), None)
+        if known is not None:
+            return known
         handle: dist.ProcessGroup | None = None
-        # The connections of all ranks serve where they are the same: no others have to be made.
         if 1 < len(ranks) < self.world_size:
             made = dist.new_group(list(ranks), timeout=TIMEOUT, use_local_synchronization=True)
-            assert isinstance(made, dist.ProcessGroup), "this rank is one of them"
+            assert isinstance(made, dist.ProcessGroup)
             handle = made
             dist.barrier(group=handle)
-        return Collectives(ranks.index(self.rank), len(ranks), self.device, handle)
+        return Collectives(ranks.index(self.rank), ranks, self.device, handle)
 
     def settle(self) -> None:
         """Ends the setting up: the ranks tell each other where their groups listen.

@@ -28,6 +28,17 @@ def make_strategy(
     Raises:
         ConfigurationError: the strategy cannot train this model with this optimizer.
     """
+    if group.mesh.num_tensor > 1:
+        from reknit.strategies.tensor_parallel import TensorParallel
+
+        return TensorParallel(
+            recipe,
+            group,
+            seed=settings.seed,
+            precision=settings.precision,
+            built=built,
+            installs=installs,
+        )
     if settings.sharding is Sharding.NONE:
         from reknit.strategies.replicated import Replicated
 

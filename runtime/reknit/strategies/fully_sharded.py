@@ -21,6 +21,7 @@ from reknit.errors import ConfigurationError
 from reknit.inspection.optimizer import can_shadow, probe
 from reknit.job import Loss
 from reknit.layout import Precision
+from reknit.mesh import Axis
 from reknit.state.description import StateSource
 from reknit.state.intervals import Placed, by_rows
 from reknit.state.optimizer import step
@@ -58,7 +59,7 @@ class RowMaster:
 
 
 class FullySharded(Partitioned):
-    """A model of which every rank holds some rows of every trained parameter.
+    """A model of which every rank of a shard group holds some rows of every trained parameter.
 
     Under BF16 and FP16 weights are gathered in that format and gradients reduced in FP32; masters
     are FP32. Parameters that are not trained stay whole on every rank.
@@ -109,7 +110,14 @@ class FullySharded(Partitioned):
         except BaseException:
             self.close()
             raise
-        self._placement = Placement(built.model, group.world_size, divided, shapes, False)
+        self._placement = Placement(
+            built.model,
+            group.mesh.num_shards,
+            divided,
+            shapes,
+            divides_frozen=False,
+            num_replicas=group.mesh.degree(Axis.REPLICA),
+        )
         self.shard = Shard(group.rank, masters, built.optimizer)
 
     def _merge_all(
@@ -148,8 +156,9 @@ class FullySharded(Partitioned):
         return ()
 
     def gradient_norm(self) -> torch.Tensor:
-        """Of this rank's rows."""
-        return gradient_norm(list(self.reduced()), self._group.device)
+        """Of this rank's rows, which the first shard group counts for all."""
+        counts = self._group.along(Axis.REPLICA).rank == 0
+        return gradient_norm(list(self.reduced()) if counts else [], self._group.device)
 
     def reduced(self) -> tuple[torch.Tensor, ...]:
         """As FSDP2 has scattered it; zero in the padding, and where nothing was used."""
@@ -207,10 +216,7 @@ def _shard(
     module: LossModule, group: RankGroup, precision: Precision, trained: set[nn.Parameter]
 ) -> list[Any]:
     """Applies FSDP2; its parameter objects."""
-    # The group of all ranks: another one would have to be severed, too.
-    world = torch.distributed.group.WORLD
-    assert world is not None, "there is no process group"
-    mesh = DeviceMesh.from_group(world, group.device.type)
+    mesh = _device_mesh(group)
     policy = MixedPrecisionPolicy(
         param_dtype=_LOW.get(precision), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -237,6 +243,21 @@ def _shard(
             for parameter_group in each._get_fsdp_state()._fsdp_param_groups:  # noqa: SLF001
                 parts += parameter_group.fsdp_params
     return parts
+
+
+def _device_mesh(group: RankGroup) -> DeviceMesh:
+    """Of the generation's own groups, which end with it."""
+    shards, replicas = group.along(Axis.SHARD), group.along(Axis.REPLICA)
+    if replicas.world_size == 1:
+        # Also where this rank is alone.
+        return DeviceMesh.from_group(shards.handle, group.device.type)
+    ranks = torch.arange(group.world_size).view(replicas.world_size, shards.world_size)
+    return DeviceMesh.from_group(
+        [replicas.handle, shards.handle],
+        group.device.type,
+        mesh=ranks,
+        mesh_dim_names=("replica", "shard"),
+    )
 
 
 def _place(part: Any) -> tuple[int, str]:

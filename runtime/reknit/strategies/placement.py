@@ -11,7 +11,7 @@ from torch import nn
 from reknit.comm.group import RankGroup
 from reknit.state.description import LocalState, Piece, TensorSpec
 from reknit.state.intervals import Placed, per_tensor_partition
-from reknit.state.layout import Holder, StateLayout
+from reknit.state.layout import Holder, Replica, StateLayout
 from reknit.state.shard import Shard
 from reknit.strategies.base import Built, Recipe, Sharded, persistent_buffers
 
@@ -35,18 +35,24 @@ class Placement:
 
     model: nn.Module
     num_ranks: int
+    """Those that divide one copy of the state; the next as many have the next copy."""
     masters: tuple[Divided, ...]
     shapes: Mapping[str, tuple[int, ...]]
     """All parameters, in the model's order."""
     divides_frozen: bool
+    num_replicas: int = 1
+    """Copies of the state."""
 
     def layout(self, shard: Shard) -> StateLayout:
         """Where the state lies in a shard."""
+        index, part = divmod(shard.rank, self.num_ranks)
+        replica = Replica(index, self.num_replicas)
         holders = tuple(
             Holder(
                 tensor,
                 master.names,
-                tuple(master.placed(tensor.numel(), self.num_ranks, shard.rank)),
+                tuple(master.placed(tensor.numel(), self.num_ranks, part)),
+                replica,
             )
             for tensor, master in zip(shard.masters, self.masters, strict=True)
         )
@@ -58,7 +64,7 @@ class Placement:
         if self.divides_frozen:
             for partition, (name, shape) in zip(shard.frozen, frozen.items(), strict=True):
                 fixed_specs[f"param/{name}"] = TensorSpec(shape, partition.dtype)
-                for place in per_tensor_partition([prod(shape)], self.num_ranks, shard.rank):
+                for place in per_tensor_partition([prod(shape)], self.num_ranks, part):
                     data = partition.detach().view(-1)[: len(place.interval)]
                     fixed.append(Piece(f"param/{name}", place.interval, data))
         else:
@@ -72,6 +78,7 @@ class Placement:
             whole=whole,
             fixed=tuple(fixed),
             fixed_specs=fixed_specs,
+            fixed_replica=replica,
         )
 
 

@@ -17,7 +17,7 @@ from reknit.errors import ConfigurationError
 from reknit.inspection.optimizer import can_shadow, probe
 from reknit.layout import Precision
 from reknit.mesh import Axis
-from reknit.state.description import Interval, LocalState, StateSource, TensorSpec
+from reknit.state.description import Interval, LocalState, Piece, StateSource, TensorSpec
 from reknit.state.intervals import Placed, one_by_one
 from reknit.state.layout import Holder, Replica, StateLayout
 from reknit.state.optimizer import step
@@ -148,7 +148,8 @@ class TensorParallel(DataParallel, Sharded):
         mesh = self._group.mesh
         place = mesh.coordinates(shard.rank)
         peers, everyone = Replica(place.data, mesh.num_data), Replica(shard.rank, mesh.world_size)
-        holders, fixed = [], []
+        holders: list[Holder] = []
+        fixed: list[Piece] = []
         for parameter, master in zip(self._parameters, shard.masters, strict=True):
             name = self._names[id(parameter)]
             placed = tuple(self._placed(name, place.tensor))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from reknit.comm.group import RankGroup
+from reknit.cuts import Column, Row, TensorPlan, Vocabulary
 from reknit.data.datasets import Arrays
 from reknit.data.loader import StepBatch, StepLoader
 from reknit.data.order import DataOrder
@@ -136,6 +137,48 @@ class Transformer(nn.Module):
         return self.head(x)
 
 
+class Heads(nn.Module):
+    """Attention with four heads and layers that can be cut; one of those is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # One row more than there are tokens, so that four ranks can divide them.
+        self.embedding = nn.Embedding(20, 16)
+        self.norm = nn.LayerNorm(16)
+        self.qkv = nn.Linear(16, 48)
+        self.out = nn.Linear(16, 16)
+        self.up = nn.Linear(16, 24)
+        self.fixed = nn.Linear(16, 24)
+        self.fixed.requires_grad_(False)
+        self.down = nn.Linear(24, 16, bias=False)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(16, 20, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += 1
+        x = self.embedding(tokens)
+        heads = (*tokens.shape, -1, 4)
+        q, k, v = (p.view(heads).transpose(1, 2) for p in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        mixed = ((q @ k.transpose(2, 3)) / 2).softmax(dim=-1) @ v
+        x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(*tokens.shape, -1)))
+        x = x + self.dropout(self.down(torch.tanh(self.up(x)) * self.fixed(x)))
+        return self.head(self.norm(x))
+
+
+HEADS: TensorPlan = {
+    "embedding": Vocabulary(),
+    "qkv": Column(blocks=3, unit=4),
+    "out": Row(),
+    "up": Column(),
+    "fixed": Column(),
+    "down": Row(),
+    "head": Column(gather=True),
+}
+
+
 class Reordered(nn.Module):
     """Registered first to last, used last to first; with a buffer, one frozen weight."""
 
@@ -202,6 +245,7 @@ class Task:
     groups: bool = False
     seeded: bool = False
     """The forward draws random numbers."""
+    plan: TensorPlan | None = None
 
 
 def _tokens() -> Arrays:
@@ -223,6 +267,7 @@ def _equal_groups() -> nn.Module:
 TASKS = {
     "transformer": Task(Transformer, _token_loss, _tokens),
     "tied": Task(lambda: Transformer(dropout=0.2, tied=True), _token_loss, _tokens, seeded=True),
+    "heads": Task(Heads, _token_loss, _tokens, seeded=True, plan=HEADS),
     "reordered": Task(Reordered, _vector_loss, _vectors),
     "scalar": Task(Scalar, _vector_loss, _vectors),
     "empty group": Task(lambda: nn.Linear(9, 9), _vector_loss, _vectors, groups=True),
@@ -255,6 +300,7 @@ def recipe(case: Case) -> Recipe:
         loss=task.loss,
         schedule=schedule if case.schedule else None,
         clip_grad_norm=case.clip,
+        tensor_plan=task.plan,
     )
 
 

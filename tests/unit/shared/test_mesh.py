@@ -8,6 +8,13 @@ from reknit.layout import Degrees, Sharding
 from reknit.mesh import Axis, Coordinates, Mesh, replicas
 
 meshes = st.builds(Mesh, st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
+grouped = st.builds(
+    lambda groups, stages, tensor, size: Mesh(groups * size, stages, tensor, size),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +39,8 @@ def test_degrees_that_do_not_fit_the_world_are_refused() -> None:
         Mesh.of(Degrees(pipeline=2), 5)
     with pytest.raises(ValueError, match="at least one place"):
         Mesh(num_data=0)
+    with pytest.raises(ValueError, match="evenly"):
+        Mesh(num_data=6, shard_group=4)
 
 
 @given(meshes)
@@ -41,7 +50,7 @@ def test_ranks_and_places_are_the_same_thing(mesh: Mesh) -> None:
     assert [mesh.rank(place) for place in places] == list(range(mesh.world_size))
 
 
-@given(meshes, st.sampled_from(Axis))
+@given(meshes, st.sampled_from([Axis.DATA, Axis.PIPELINE, Axis.TENSOR]))
 def test_each_axis_divides_the_world_into_groups(mesh: Mesh, axis: Axis) -> None:
     groups = {mesh.along(axis, rank) for rank in range(mesh.world_size)}
     assert sorted(rank for group in groups for rank in group) == list(range(mesh.world_size))
@@ -72,3 +81,19 @@ def test_replicas_are_the_ranks_along_the_data_axis(mesh: Mesh) -> None:
     assert list(whole) == [mesh.along(Axis.DATA, rank) for rank in range(mesh.world_size)]
     for sharding in set(Sharding) - {Sharding.NONE}:
         assert replicas(mesh.shares(sharding)) == tuple((r,) for r in range(mesh.world_size))
+
+
+@given(grouped)
+def test_shard_groups_hold_all_shares_and_replicas_the_same(mesh: Mesh) -> None:
+    shares = mesh.shares(Sharding.FSDP)
+    for rank in range(mesh.world_size):
+        group, same = mesh.along(Axis.SHARD, rank), mesh.along(Axis.REPLICA, rank)
+        assert len({shares[other] for other in group}) == len(group) == mesh.num_shards
+        assert {shares[other] for other in same} == {shares[rank]}
+        assert set(group) | set(same) <= set(mesh.along(Axis.DATA, rank))
+        assert len(group) * len(same) == mesh.num_data
+        # Ranks that divide the state, which talk most, are neighbours along the data axis.
+        places = [mesh.coordinates(other).data for other in group]
+        assert places == list(range(places[0], places[0] + len(group)))
+    assert replicas(shares) == tuple(mesh.along(Axis.REPLICA, r) for r in range(mesh.world_size))
+    assert replicas(mesh.shares(Sharding.NONE))[0] == mesh.along(Axis.DATA, 0)
