@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import reknit
+from reknit import Column, Row
 from reknit.data import Arrays
 from reknit.rank.board import Board, Moment
 from reknit.state import protection
@@ -43,7 +44,8 @@ class Config:
     bad_sample: int | None = None
     """The index of a sample whose values are not numbers."""
     norm: str = "batch"
-    """`layer`: a model that computes each sample by itself, the same in any world."""
+    """`layer`: a model that computes each sample by itself, the same in any world; `cut`: one whose
+    layers can be cut."""
 
 
 Spoil: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -63,6 +65,31 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(self.dropout(torch.tanh(self.norm(self.spoil(self.first(x))))))
+
+
+class CutNet(nn.Module):
+    """With layers for a plan, a buffer that each forward changes, and one frozen weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(6, 8)
+        self.down = nn.Linear(8, 6)
+        self.fixed = nn.Linear(6, 8, bias=False).requires_grad_(False)
+        self.norm = nn.BatchNorm1d(6)
+        self.dropout = nn.Dropout(0.2)
+        self.last = nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(self.norm(self.down(torch.tanh(self.up(x)) + self.fixed(x))))
+        return self.last(x)[:, :6]
+
+
+CUTS = {
+    "up": Column(),
+    "fixed": Column(),
+    "down": Row(),
+    "last": Column(gather=True),
+}
 
 
 def data(bad_sample: int | None = None) -> Arrays:
@@ -142,10 +169,11 @@ def train(job: reknit.Job, config: Config) -> None:
     factor = torch.ones(())
     corruption = Corruption(job, config)
     engine = job.engine(
-        model=lambda: Net(config.norm, corruption),
+        model=lambda: CutNet() if config.norm == "cut" else Net(config.norm, corruption),
         optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2),
         loss=lambda model, batch: squared_error(model, batch) * factor,
         clip_grad_norm=1.0,
+        tensor_plan=CUTS if config.norm == "cut" else None,
     )
     for batch in job.batches(data(config.bad_sample), steps=config.steps):
         corruption.step = batch.step

@@ -13,7 +13,7 @@ from ranks import Rank, Ranks
 from safetensors.torch import load_file
 
 from reknit.data.ledger import committed
-from reknit.layout import Sharding
+from reknit.layout import Degrees, Sharding
 from reknit.protocol.ranks import (
     MEMORY,
     CopyDiffered,
@@ -122,9 +122,13 @@ MOMENTS = (
 
 @pytest.mark.parametrize("sharding", list(Sharding))
 def test_a_killed_rank_costs_no_bit(ranks: Ranks, job, tmp_path, sharding) -> None:
-    whole = run(ranks, job("whole", sharding=sharding, evaluate_every=3), [])
+    check_kills(ranks, job, tmp_path, sharding=sharding)
+
+
+def check_kills(ranks: Ranks, job, tmp_path, **changes: object) -> None:
+    whole = run(ranks, job("whole", evaluate_every=3, **changes), [])
     deaths = [((step + 1) % 4, step, moment) for step, moment in MOMENTS]
-    settings = job("broken", *deaths, sharding=sharding, evaluate_every=3)
+    settings = job("broken", *deaths, evaluate_every=3, **changes)
     broken = run(ranks, settings, [victim for victim, _, _ in deaths])
     resumed = [message for rank in broken for message in rank.all(Resumed)]
     assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
@@ -132,6 +136,20 @@ def test_a_killed_rank_costs_no_bit(ranks: Ranks, job, tmp_path, sharding) -> No
     weights = load_file(tmp_path / "broken" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
         assert weights[name].equal(tensor), name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"degrees": Degrees(tensor=2)},
+        {"degrees": Degrees(tensor=4)},
+        {"degrees": Degrees(shard_group=2), "sharding": Sharding.FSDP},
+    ],
+    ids=["data 2 x tensor 2", "tensor 4", "groups of 2"],
+)
+def test_a_killed_rank_with_parts_of_layers_costs_no_bit(ranks: Ranks, job, tmp_path, changes):
+    """Its replica has the same parts; without one, the rank that keeps a copy of them."""
+    check_kills(ranks, job, tmp_path, norm="cut", **changes)
 
 
 def losses_of_whole(ranks: Ranks, settings: JobSettings) -> dict[int, float]:
