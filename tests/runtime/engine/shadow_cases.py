@@ -14,6 +14,7 @@ from engine_cases import TASKS, Case, Shard, State, _copy, assemble, drawn, join
 from reknit.comm.group import RankGroup
 from reknit.data.loader import StepLoader
 from reknit.data.order import DataOrder
+from reknit.layout import Degrees
 from reknit.state.description import LocalState
 from reknit.state.protection import CHECK_STEPS, Protection
 from reknit.strategies import deepspeed_engine, fully_sharded, zero
@@ -90,7 +91,7 @@ class Trainer:
             data,
             order=DataOrder(len(data), 0),
             plan=self.case.plan,
-            rank=self.group.rank,
+            rank=self.group.place.data,
             seed=0,
             start_step=self.stepper.version,
             stop_step=stop,
@@ -112,7 +113,7 @@ class Trainer:
 
     def leave(self) -> None:
         self.strategy.close()
-        self.group = regroup(self.group)
+        self.group = regroup(self.group, self.case.degrees)
 
     def rejoin(self, state: State) -> None:
         """Goes on in another generation, from `state` where the strategy does not keep its own."""
@@ -132,14 +133,14 @@ class Trainer:
         )
 
 
-def regroup(group: RankGroup) -> RankGroup:
+def regroup(group: RankGroup, degrees: Degrees) -> RankGroup:
     """The same ranks in another process group, with sockets of its own."""
     listener = None
     if group.rank == 0:
         listener = socket.create_server(("127.0.0.1", 0))
     port = group.share_text("next", str(listener.getsockname()[1]) if listener else None)
     group.close()
-    return join(group.rank, group.world_size, int(port), listener)
+    return join(group.rank, group.world_size, int(port), listener, degrees)
 
 
 def shadowed(
