@@ -28,6 +28,7 @@ from reknit.state.shard import Shard
 from reknit.strategies.base import (
     Built,
     LossModule,
+    OneByOne,
     Recipe,
     build,
     gradient_norm,
@@ -57,7 +58,7 @@ class RowMaster:
         return -(-shape[0] // num_ranks) * prod(shape[1:])
 
 
-class FullySharded(Partitioned):
+class FullySharded(Partitioned, OneByOne):
     """A model of which every rank holds some rows of every trained parameter.
 
     Under BF16 and FP16 weights are gathered in that format and gradients reduced in FP32; masters

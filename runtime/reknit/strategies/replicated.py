@@ -16,8 +16,8 @@ from reknit.state.layout import Holder, StateLayout
 from reknit.strategies.base import (
     Built,
     LossModule,
+    OneByOne,
     Recipe,
-    Strategy,
     averaging_factors,
     build,
     gradient_norm,
@@ -28,7 +28,7 @@ from reknit.strategies.base import (
 from reknit.trainer.timing import Stopwatch
 
 
-class Replicated(Strategy):
+class Replicated(OneByOne):
     """Weights in FP32 on every rank, forward and backward under autocast if precision is lower."""
 
     def __init__(

@@ -13,7 +13,7 @@ from ranks import Rank, Ranks
 from safetensors.torch import load_file
 
 from reknit.data.ledger import committed
-from reknit.layout import Sharding
+from reknit.layout import Degrees, Sharding
 from reknit.protocol.ranks import (
     MEMORY,
     CopyDiffered,
@@ -125,6 +125,26 @@ def test_a_killed_rank_costs_no_bit(ranks: Ranks, job, tmp_path, sharding) -> No
     whole = run(ranks, job("whole", sharding=sharding, evaluate_every=3), [])
     deaths = [((step + 1) % 4, step, moment) for step, moment in MOMENTS]
     settings = job("broken", *deaths, sharding=sharding, evaluate_every=3)
+    broken = run(ranks, settings, [victim for victim, _, _ in deaths])
+    resumed = [message for rank in broken for message in rank.all(Resumed)]
+    assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
+    assert losses(broken) == losses(whole)
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert weights[name].equal(tensor), name
+
+
+@pytest.mark.parametrize(
+    "degrees", [Degrees(pipeline=4), Degrees(data=2, pipeline=2)], ids=["stages", "replicas"]
+)
+def test_a_killed_stage_costs_no_bit(ranks: Ranks, job, tmp_path, degrees) -> None:
+    """Without replicas from the copy that another stage keeps; with them from a replica.
+
+    In four stages, one has nothing but a dropout layer, and two share their weights.
+    """
+    whole = run(ranks, job("whole", degrees=degrees, evaluate_every=3), [])
+    deaths = [((step + 1) % 4, step, moment) for step, moment in MOMENTS]
+    settings = job("broken", *deaths, degrees=degrees, evaluate_every=3)
     broken = run(ranks, settings, [victim for victim, _, _ in deaths])
     resumed = [message for rank in broken for message in rank.all(Resumed)]
     assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
