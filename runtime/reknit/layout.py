@@ -42,6 +42,14 @@ class Precision(StrEnum):
     FP16 = "FP16"
 
 
+class PipelineSchedule(StrEnum):
+    """In which order the ranks of a pipeline compute their micro-batches."""
+
+    GPIPE = "GPipe"
+    ONE_F_ONE_B = "1F1B"
+    INTERLEAVED = "Interleaved1F1B"
+
+
 @dataclass(frozen=True, slots=True)
 class Degrees:
     """How many ways each axis of parallelism divides the world; -1 stands for the rest."""

@@ -73,15 +73,29 @@ class Collectives:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
-            # Gloo does not know all number formats; bytes are bytes.
-            dist.broadcast(flat.view(torch.uint8), group=self._handle, group_src=source)
+            dist.broadcast(as_bytes(flat), group=self._handle, group_src=source)
             parts = torch.split(flat, [tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
                 tensor.detach().copy_(part.view(tensor.shape))
 
+    def send(self, tensor: torch.Tensor, rank: int, tag: int) -> dist.Work:
+        """Begins to send a contiguous tensor, which must not change until that is done."""
+        work = dist.isend(as_bytes(tensor), group=self._handle, tag=tag, group_dst=rank)
+        assert work is not None, "this rank is one of them"
+        return work
+
+    def receive(self, tensor: torch.Tensor, rank: int, tag: int) -> None:
+        """Waits for a tensor that the other one sends with this tag; into a contiguous one."""
+        dist.recv(as_bytes(tensor), group=self._handle, tag=tag, group_src=rank)
+
     def end(self) -> None:
         """Lets go of torch's process group, whose connections live as long as it is referred to."""
         self._handle = None
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements of a contiguous tensor, as gloo does not know all number formats."""
+    return tensor.detach().view(-1).view(torch.uint8)
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

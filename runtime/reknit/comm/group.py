@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from reknit.comm.collectives import Collectives
+from reknit.comm.collectives import Collectives, as_bytes
 from reknit.comm.severing import Severing
 from reknit.comm.sockets import fingerprint
 from reknit.layout import Degrees
@@ -123,8 +123,8 @@ class RankGroup(Collectives):
 
         Two ranks that send to each other need not agree on an order, with NCCL either.
         """
-        operations = [dist.P2POp(dist.isend, _as_bytes(tensor), rank) for tensor, rank in sent]
-        operations += [dist.P2POp(dist.irecv, _as_bytes(tensor), rank) for tensor, rank in received]
+        operations = [dist.P2POp(dist.isend, as_bytes(tensor), rank) for tensor, rank in sent]
+        operations += [dist.P2POp(dist.irecv, as_bytes(tensor), rank) for tensor, rank in received]
         return dist.batch_isend_irecv(operations) if operations else []
 
     def share_text(self, key: str, text: str | None) -> str:
@@ -170,10 +170,6 @@ def environment(assign: Assign) -> dict[str, str]:
         "MASTER_ADDR": assign.store.host,
         "MASTER_PORT": str(assign.store.port),
     }
-
-
-def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().view(-1).view(torch.uint8)
 
 
 def rank_device(local_rank: int) -> torch.device:

@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import Field
 
-from reknit.layout import Degrees, Precision, Sharding
+from reknit.layout import Degrees, PipelineSchedule, Precision, Sharding
 from reknit.protocol.base import Json, Message
 
 ENV_JOB: Final = "REKNIT_JOB"
@@ -85,6 +85,16 @@ class NumberSettings(Message):
     on_bad_data: OnBadData = OnBadData.HALT
 
 
+class PipelineSettings(Message):
+    """How a model is cut into stages, and in which order these compute."""
+
+    schedule: PipelineSchedule = PipelineSchedule.ONE_F_ONE_B
+    stages_per_rank: int = 1
+    cut: tuple[str, ...] = ()
+    """Names of the layers at which the second stage and the following ones begin; empty: cut so
+    that parameters are spread evenly."""
+
+
 class RecoverySettings(Message):
     """How faults are found and repaired."""
 
@@ -116,6 +126,7 @@ class JobSettings(Message):
     framework: Framework = Framework.PYTORCH
     degrees: Degrees = Degrees()
     sharding: Sharding = Sharding.NONE
+    pipeline: PipelineSettings = PipelineSettings()
     batch: BatchSettings | None = None
     """None only for commands."""
     precision: Precision = Precision.FP32

@@ -26,6 +26,7 @@ __all__ = [
     "StateSource",
     "TensorSpec",
     "even_intervals",
+    "parameter_of",
     "share",
 ]
 
@@ -71,6 +72,12 @@ class LocalState:
     written: Sequence[Piece]
     scalars: dict[str, Json] = field(default_factory=dict)
     """State that is no tensor, the same on all ranks: optimizer step counts, schedule, scaler."""
+
+
+def parameter_of(name: str) -> str:
+    """The parameter that a tensor of the state is, or belongs to; a buffer's is its own name."""
+    kind, _, rest = name.partition("/")
+    return rest.partition("/")[2] if kind == "optimizer" else rest
 
 
 class StateSource(Protocol):

@@ -45,12 +45,24 @@ class Built:
     """The trainable ones."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One micro-batch of a step."""
+
+    data: Callable[[], Any]
+    """The micro-batch, on the rank's device."""
+    factor: float
+    """The weight of its mean loss in the gradient, times the loss scale."""
+    seed: Callable[[], None]
+    """Seeds the generators for it; to be called right before its forward pass."""
+
+
 class Strategy(ABC):
     """One rank's model and optimizer, and how its step is shared with the other ranks.
 
-    A step is: `micro_step` for each micro-batch, the last one with `last=True`, which also reduces
-    the gradient over the ranks; `gradient_norm`; then either `apply` or `discard`. If that is
-    broken off because the generation ends, `complete` does what of it is this rank's own.
+    A step is: `compute`, which also reduces the gradient over the ranks; `gradient_norm`; then
+    either `apply` or `discard`. If that is broken off because the generation ends, `complete` does
+    what of it is this rank's own.
     """
 
     model: nn.Module
@@ -61,20 +73,25 @@ class Strategy(ABC):
     """Called when the local part of an update is done, and the weights are to be gathered."""
 
     @abstractmethod
-    def micro_step(
-        self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
-    ) -> torch.Tensor:
-        """Forward and backward of one micro-batch.
+    def compute(
+        self,
+        passes: Sequence[Pass],
+        stopwatch: Stopwatch,
+        done: Callable[[int, torch.Tensor], None],
+    ) -> None:
+        """Forward and backward of this rank's micro-batches, and the reduction.
 
         Args:
-            data: the micro-batch.
-            factor: the weight of its mean loss in the gradient, times the loss scale.
-            last: whether it is the last one of the step.
+            passes: the micro-batches.
             stopwatch: gets the times of `forward` and `backward`; a reduction that overlaps with
                 backward counts as that.
-
-        Returns the mean loss of the micro-batch, detached.
+            done: to be told the number of each micro-batch that is through, and its mean loss,
+                detached; ranks without a part in the loss tell 0.
         """
+
+    def share_buffers(self, group: RankGroup) -> None:
+        """Gives all ranks the same buffers after forward passes have changed them."""
+        group.broadcast(persistent_buffers(self.model).values())
 
     def hook_gradients(self, hook: Callable[[torch.Tensor], None]) -> Sequence[RemovableHandle]:
         """Has `hook` called with each parameter's gradient of each micro-batch, not yet reduced."""
@@ -145,6 +162,38 @@ class Strategy(ABC):
         """Whether every rank holds the whole state; otherwise the strategy is `Sharded`."""
 
 
+class OneByOne(Strategy):
+    """A strategy that takes one micro-batch after the other."""
+
+    def compute(
+        self,
+        passes: Sequence[Pass],
+        stopwatch: Stopwatch,
+        done: Callable[[int, torch.Tensor], None],
+    ) -> None:
+        """`micro_step` for each."""
+        for number, each in enumerate(passes):
+            each.seed()
+            last = number == len(passes) - 1
+            loss = self.micro_step(each.data(), each.factor, last=last, stopwatch=stopwatch)
+            done(number, loss)
+
+    @abstractmethod
+    def micro_step(
+        self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch; with the last one the gradient is reduced.
+
+        Args:
+            data: the micro-batch.
+            factor: the weight of its mean loss in the gradient, times the loss scale.
+            last: whether it is the last one of the step.
+            stopwatch: gets the times.
+
+        Returns the mean loss of the micro-batch, detached.
+        """
+
+
 class Sharded(Strategy):
     """A strategy that divides masters and optimizer state among the ranks.
 
@@ -208,7 +257,7 @@ class LossModule(nn.Module):
 
     def forward(self, data: Any, loss: Loss | None = None) -> torch.Tensor:
         """The loss of a micro-batch; `loss` replaces the training loss."""
-        with self._autocast():
+        with autocast(self._device, self._precision):
             value = (loss or self._loss)(self.model, data)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
@@ -216,10 +265,12 @@ class LossModule(nn.Module):
         # No view: FSDP2's hooks on it would be lost by an operation in place.
         return value if value.ndim == 0 else value.sum()
 
-    def _autocast(self) -> torch.autocast:
-        half = self._precision is not Precision.FP32
-        dtype = torch.float16 if self._precision is Precision.FP16 else torch.bfloat16
-        return torch.autocast(self._device.type, dtype=dtype, enabled=half)
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Where forward passes lower the precision of weights in FP32."""
+    half = precision is not Precision.FP32
+    dtype = torch.float16 if precision is Precision.FP16 else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=half)
 
 
 def build(recipe: Recipe, *, seed: int, device: torch.device) -> Built:

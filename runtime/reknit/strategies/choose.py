@@ -39,6 +39,18 @@ def make_strategy(
             built=built,
             installs=installs,
         )
+    if group.mesh.num_stages > 1:
+        from reknit.strategies.pipelined import Pipelined
+
+        return Pipelined(
+            recipe,
+            group,
+            seed=settings.seed,
+            precision=settings.precision,
+            pipeline=settings.pipeline,
+            built=built,
+            installs=installs,
+        )
     if settings.sharding is Sharding.NONE:
         from reknit.strategies.replicated import Replicated
 

@@ -11,11 +11,11 @@ from reknit.comm.group import RankGroup
 from reknit.job import Loss
 from reknit.layout import Precision
 from reknit.mesh import Axis
-from reknit.strategies.base import LossModule, Strategy, averaging_factors
+from reknit.strategies.base import LossModule, OneByOne, averaging_factors
 from reknit.trainer.timing import Stopwatch
 
 
-class DataParallel(Strategy):
+class DataParallel(OneByOne):
     """FP32 weights; forward and backward under autocast if precision is lower.
 
     Those that make one set `model` and `optimizer`, call `_wrap`, and then `_join`.

@@ -29,6 +29,7 @@ from reknit.state.shard import Shard
 from reknit.strategies.base import (
     Built,
     LossModule,
+    OneByOne,
     Recipe,
     build,
     gradient_norm,
@@ -58,7 +59,7 @@ class RowMaster:
         return -(-shape[0] // num_ranks) * prod(shape[1:])
 
 
-class FullySharded(Partitioned):
+class FullySharded(Partitioned, OneByOne):
     """A model of which every rank of a shard group holds some rows of every trained parameter.
 
     Under BF16 and FP16 weights are gathered in that format and gradients reduced in FP32; masters

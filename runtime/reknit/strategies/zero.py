@@ -23,6 +23,7 @@ from reknit.strategies.base import (
     Built,
     Factors,
     LossModule,
+    OneByOne,
     Recipe,
     averaging_factors,
     build,
@@ -40,7 +41,7 @@ _NORM_ELEMENTS: Final = 1 << 20
 """Whose norm is taken at once."""
 
 
-class ZeRO(Partitioned):
+class ZeRO(Partitioned, OneByOne):
     """A model whose training DeepSpeed shards.
 
     Under BF16 and FP16 the parameters are in that format, and the optimizer works on FP32 masters;

@@ -113,8 +113,10 @@ class TrainingEngine(Engine):
         if stepper.version > batch.step:
             # Committed already: by a recovery, or before this rank was there.
             return stepper.results[batch.step + 1], Stopwatch()
+        # What the stages of a pipeline begin, they do not begin alike.
+        enter = moments.show if training.group.mesh.num_stages > 1 else moments.enter
         stopwatch = Stopwatch(
-            lambda phase: moments.enter(_MOMENTS.get(phase, Moment.REDUCE), stepper.version)
+            lambda phase: enter(_MOMENTS.get(phase, Moment.REDUCE), stepper.version)
         )
         moments.begin_step()
         training.link.enter(Phase.STEP, stepper.version)

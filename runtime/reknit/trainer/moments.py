@@ -26,6 +26,10 @@ class Moments:
         self._board.enter(moment, step)
         self._link.reach(self._num_begun)
 
+    def show(self, moment: Moment, step: int) -> None:
+        """The rank begins something at a time of its own, which does not tell how far it is."""
+        self._board.enter(moment, step)
+
 
 class NoMoments(Moments):
     """Nobody looks."""
@@ -37,4 +41,7 @@ class NoMoments(Moments):
         """Nothing is counted."""
 
     def enter(self, moment: Moment, step: int) -> None:
+        """Nothing is shown."""
+
+    def show(self, moment: Moment, step: int) -> None:
         """Nothing is shown."""

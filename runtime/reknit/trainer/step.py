@@ -10,7 +10,7 @@ import torch
 
 from reknit.comm.group import RankGroup
 from reknit.data.generators import seed_generators
-from reknit.data.loader import StepBatch
+from reknit.data.loader import MicroBatch, StepBatch
 from reknit.data.seeds import micro_batch_seed
 from reknit.layout import BatchPlan, Precision
 from reknit.numbers.evidence import Evidence
@@ -20,7 +20,7 @@ from reknit.protocol.base import Json
 from reknit.protocol.settings import NumberSettings
 from reknit.rank.board import Moment
 from reknit.state.description import LocalState, StateSource
-from reknit.strategies.base import Recipe, Strategy, persistent_buffers
+from reknit.strategies.base import Pass, Recipe, Strategy, persistent_buffers
 from reknit.strategies.scaling import LossScale, ScalePolicy
 from reknit.trainer.errors import WrongNumbersError
 from reknit.trainer.gate import Vote, clip_factor, exchange
@@ -158,7 +158,7 @@ class Stepper:
         with stopwatch.phase("communication"):
             self._moments.enter(Moment.REDUCE, self.version)
             if self._has_buffers:
-                self._group.broadcast(persistent_buffers(self.strategy.model).values())
+                self.strategy.share_buffers(self._group)
             self.protection.begin()
             norm = float(self.strategy.gradient_norm())
             self._moments.enter(Moment.PREPARE, self.version)
@@ -323,22 +323,28 @@ class Stepper:
 
     def _compute(self, batch: StepBatch, stopwatch: Stopwatch) -> float:
         """Forward and backward of all micro-batches; the weighted sum of their losses."""
+        device = self._group.device
         scale = 1.0 if self._scale is None else self._scale.value
-        total = torch.zeros((), dtype=torch.float64, device=self._group.device)
-        last = len(batch.micro_batches) - 1
-        for number, micro_batch in enumerate(batch.micro_batches):
+        total = torch.zeros((), dtype=torch.float64, device=device)
+
+        def taken(micro_batch: MicroBatch) -> Pass:
             # A pass of weight 0 is given a seed that no counted one has.
             index = micro_batch.index
             seed_index = self._plan.num_micro_batches if index is None else index
             seed = micro_batch_seed(self._seed, batch.step, seed_index)
-            seed_generators(seed, self._group.device)
-            data = to_device(micro_batch.data, self._group.device)
-            loss = self.strategy.micro_step(
-                data, micro_batch.weight * scale, last=number == last, stopwatch=stopwatch
+            return Pass(
+                data=lambda: to_device(micro_batch.data, device),
+                factor=micro_batch.weight * scale,
+                seed=lambda: seed_generators(seed, device),
             )
+
+        def done(number: int, loss: torch.Tensor) -> None:
+            micro_batch = batch.micro_batches[number]
             self._evidence.end_pass(micro_batch, loss)
             if micro_batch.weight:
-                total += loss.double() * micro_batch.weight
+                total.add_(loss.double() * micro_batch.weight)
+
+        self.strategy.compute([taken(each) for each in batch.micro_batches], stopwatch, done)
         return float(total)
 
 

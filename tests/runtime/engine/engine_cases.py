@@ -21,7 +21,7 @@ from reknit.layout import BatchPlan, Degrees, Precision, Sharding
 from reknit.mesh import Mesh
 from reknit.protocol.base import Endpoint, Generation, Json
 from reknit.protocol.ranks import Assign
-from reknit.protocol.settings import JobSettings
+from reknit.protocol.settings import JobSettings, PipelineSettings
 from reknit.state.description import Interval, LocalState, TensorSpec
 from reknit.strategies.base import Recipe
 from reknit.strategies.choose import make_strategy
@@ -37,6 +37,7 @@ class Case:
 
     model: str = "transformer"
     sharding: Sharding = Sharding.NONE
+    pipeline: PipelineSettings = PipelineSettings()  # noqa: RUF009 - immutable
     precision: Precision = Precision.FP32
     num_ranks: int = 2
     degrees: Degrees = Degrees()  # noqa: RUF009 - immutable
@@ -75,6 +76,7 @@ class Case:
             name="case",
             degrees=self.degrees,
             sharding=self.sharding,
+            pipeline=self.pipeline,
             precision=self.precision,
             deepspeed_config=config,
         )
@@ -237,6 +239,74 @@ def _vector_loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
     return mse_loss(model(inputs).float(), targets)
 
 
+class Tokens(nn.Module):
+    """Tokens and their positions as vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(17, 12)
+        self.positions = nn.Embedding(8, 12)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+
+
+class Mixer(nn.Module):
+    """Hands on two tensors, and changes its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+        self.up = nn.Linear(12, 12)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, x: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x, total = x if isinstance(x, tuple) else (x, torch.zeros_like(x))
+        total = total.add_(x)
+        return x + self.dropout(torch.tanh(self.up(self.norm(x)))), total
+
+
+class Last(nn.Module):
+    """Logits from both tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.fixed = nn.Linear(12, 12)
+        self.fixed.requires_grad_(False)
+        self.head = nn.Linear(12, 17, bias=False)
+
+    def forward(self, x: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return self.head(self.fixed(x[0]) + self.scale * x[1])
+
+
+class Layered(nn.Module):
+    """Layers in a row: tied weights, dropout, buffers, a frozen layer and a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Tokens()
+        self.mixers = nn.ModuleList(Mixer() for _ in range(3))
+        self.last = Last()
+        self.last.head.weight = self.first.tokens.weight
+
+    def pipeline_layers(self) -> list[nn.Module]:
+        return [self.first, *self.mixers, self.last]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = tokens
+        for layer in self.pipeline_layers():
+            x = layer(x)
+        return x
+
+
+def _row() -> nn.Module:
+    layers: list[nn.Module] = []
+    for _ in range(4):
+        layers += [nn.Linear(9, 9), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(9, 9))
+
+
 @dataclass(frozen=True)
 class Task:
     model: Callable[[], nn.Module]
@@ -273,6 +343,8 @@ TASKS = {
     "empty group": Task(lambda: nn.Linear(9, 9), _vector_loss, _vectors, groups=True),
     "sometimes": Task(Sometimes, _vector_loss, _vectors),
     "groups": Task(_equal_groups, _vector_loss, _vectors, groups=True),
+    "layered": Task(Layered, _token_loss, _tokens, seeded=True),
+    "row": Task(_row, _vector_loss, _vectors, groups=True),
 }
 
 
@@ -430,7 +502,7 @@ def plain(case: Case) -> Run:
             total += loss.item()
             if half:
                 _accumulate(trainable, masters)
-        if case.sharding is not Sharding.NONE:
+        if case.sharding is not Sharding.NONE or case.degrees.pipeline > 1:
             # A flat tensor is updated whole: what goes unused has a gradient of zero there.
             for master in masters:
                 master.grad = torch.zeros_like(master) if master.grad is None else master.grad

@@ -59,12 +59,16 @@ class Net(nn.Module):
         self.spoil = spoil
         self.first = nn.Linear(6, 6)
         self.norm = nn.BatchNorm1d(6) if norm == "batch" else nn.LayerNorm(6)
+        self.activation = nn.Tanh()
         self.dropout = nn.Dropout(0.2)
         self.second = nn.Linear(6, 6)
         self.second.weight = self.first.weight
 
+    def pipeline_layers(self) -> list[nn.Module]:
+        return [self.first, self.norm, self.activation, self.dropout, self.second]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.dropout(torch.tanh(self.norm(self.spoil(self.first(x))))))
+        return self.second(self.dropout(self.activation(self.norm(self.spoil(self.first(x))))))
 
 
 class CutNet(nn.Module):

@@ -152,6 +152,17 @@ def test_a_killed_rank_with_parts_of_layers_costs_no_bit(ranks: Ranks, job, tmp_
     check_kills(ranks, job, tmp_path, norm="cut", **changes)
 
 
+@pytest.mark.parametrize(
+    "degrees", [Degrees(pipeline=4), Degrees(data=2, pipeline=2)], ids=["stages", "replicas"]
+)
+def test_a_killed_stage_costs_no_bit(ranks: Ranks, job, tmp_path, degrees) -> None:
+    """Without replicas from the copy that another stage keeps; with them from a replica.
+
+    In four stages, one has nothing but a dropout layer, and two share their weights.
+    """
+    check_kills(ranks, job, tmp_path, degrees=degrees)
+
+
 def losses_of_whole(ranks: Ranks, settings: JobSettings) -> dict[int, float]:
     """What the undisturbed job comes to with four ranks."""
     return losses(run(ranks, settings, []))

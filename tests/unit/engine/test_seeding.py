@@ -11,7 +11,7 @@ from reknit.data.generators import seed_generators
 from reknit.data.loader import StepLoader
 from reknit.data.order import DataOrder
 from reknit.layout import BatchPlan, Precision
-from reknit.strategies.base import Recipe
+from reknit.strategies.base import OneByOne, Recipe
 from reknit.strategies.scaling import ScalePolicy
 from reknit.trainer.gate import Vote
 from reknit.trainer.step import Stepper
@@ -48,6 +48,8 @@ class Drawing:
     def micro_step(self, *_arguments, **_options):
         self.drawn.append(draw())
         return torch.zeros(())
+
+    compute = OneByOne.compute
 
     def gradient_norm(self):
         return torch.zeros(())
