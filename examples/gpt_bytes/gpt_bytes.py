@@ -23,7 +23,7 @@ CHANNELS = 32
 """Of a head."""
 
 CUTS = {
-    "embedding": Vocabulary(),
+    "embedding.bytes": Vocabulary(),
     "blocks.*.qkv": Column(blocks=3, unit=CHANNELS),
     "blocks.*.out": Row(),
     "blocks.*.up": Column(),
@@ -80,32 +80,48 @@ class Block(nn.Module):
         return x + self.dropout(self.down(gelu(self.up(self.mlp_norm(x)))))
 
 
+class Embedding(nn.Module):
+    """Bytes and their positions as vectors."""
+
+    def __init__(self, width: int, context: int) -> None:
+        super().__init__()
+        self.bytes = nn.Embedding(256, width)
+        self.positions = nn.Embedding(context, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Maps (batch, time) to (batch, time, width)."""
+        embedded: torch.Tensor = self.bytes(tokens) + self.positions.weight[: tokens.shape[1]]
+        return embedded
+
+
 class GPT(nn.Module):
     """A decoder over bytes; the embedding is also the output layer."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = CHANNELS * config.depth
-        self.embedding = nn.Embedding(256, width)
-        self.positions = nn.Embedding(config.context, width)
+        self.embedding = Embedding(width, config.context)
         self.blocks = nn.ModuleList(Block(width, config.dropout) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 256, bias=False)
         self.apply(self._initialise)
-        self.head.weight = self.embedding.weight
+        self.head.weight = self.embedding.bytes.weight
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
 
+    def pipeline_layers(self) -> list[nn.Module]:
+        """What can be cut into stages: these modules, one after the other, are the forward."""
+        return [self.embedding, *self.blocks, self.norm, self.head]
+
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps bytes (batch, time) to the logits of the next ones (batch, time, 256)."""
-        x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        logits: torch.Tensor = self.head(self.norm(x))
-        return logits
+        x = tokens
+        for layer in self.pipeline_layers():
+            x = layer(x)
+        return x
 
 
 def next_byte_loss(model: nn.Module, windows: torch.Tensor) -> torch.Tensor:

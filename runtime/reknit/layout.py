@@ -46,8 +46,9 @@ class PipelineSchedule(StrEnum):
     """In which order the ranks of a pipeline compute their micro-batches."""
 
     GPIPE = "GPipe"
-    ONE_F_ONE_B = "1F1B"
-    INTERLEAVED = "Interleaved1F1B"
+    ONE_F_ONE_B = "OneForwardOneBackward"
+    """Known as 1F1B."""
+    INTERLEAVED = "Interleaved"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def change(changes: dict[str, Any], base: Manifest = BASE) -> Manifest:
 
 
 COMMAND = {"spec.entrypoint": {"command": ["python", "train.py"]}, "spec.batch": ...}
+PIPELINE = {"spec.workers": {"replicas": 2}}
 CONTAINERS = "spec.workers.template.spec.containers"
 
 BROKEN = {
@@ -100,10 +101,48 @@ BROKEN = {
         "spec.recovery.wrongNumbers",
         "nobody looks at the numbers of a command, remove wrongNumbers or give a function",
     ),
-    "pipeline stages": (
-        {"spec.parallelism.pipeline.stages": 2, "spec.workers.replicas": 2},
-        "spec.parallelism.pipeline.stages",
-        "this version cannot cut a model into stages, set stages to 1",
+    "schedule of one stage": (
+        {"spec.parallelism.pipeline": {"schedule": "GPipe"}},
+        "spec.parallelism.pipeline",
+        "schedule, stagesPerRank and cut have no effect on one stage, raise stages or remove them",
+    ),
+    "several stages per rank in turns": (
+        PIPELINE | {"spec.parallelism.pipeline": {"stages": 2, "stagesPerRank": 2}},
+        "spec.parallelism.pipeline.stagesPerRank",
+        "the schedule OneForwardOneBackward has one stage on each rank, set schedule to "
+        "Interleaved or remove stagesPerRank",
+    ),
+    "too few layers named": (
+        PIPELINE | {"spec.parallelism.pipeline": {"stages": 2, "cut": ["a", "b"]}},
+        "spec.parallelism.pipeline.cut",
+        "2 layers are named for 2 stages, name where each one but the first begins",
+    ),
+    "sharded stages": (
+        PIPELINE | {"spec.parallelism": {"pipeline": {"stages": 2}, "sharding": "ZeRO1"}},
+        "spec.parallelism.sharding",
+        "this version cannot shard the stages of a pipeline, remove sharding or set "
+        "pipeline.stages to 1",
+    ),
+    "interleaved stages with a part of a round": (
+        PIPELINE
+        | {
+            "spec.parallelism.pipeline": {"stages": 2, "schedule": "Interleaved"},
+            "spec.batch": {"global": 12, "micro": 4},
+        },
+        "spec.parallelism.pipeline.schedule",
+        "Interleaved needs as many micro-batches for each pipeline as it has stages, or a "
+        "multiple, change batch or take OneForwardOneBackward",
+    ),
+    "interleaved stages in a world that shrinks": (
+        {
+            "spec.parallelism.pipeline": {"stages": 2, "schedule": "Interleaved"},
+            "spec.workers": {"replicas": 4, "minReplicas": 2},
+            "spec.batch": {"global": 16, "micro": 2},
+            "spec.recovery.onLoss": "Shrink",
+        },
+        "spec.parallelism.pipeline.schedule",
+        "Interleaved needs the same number of micro-batches in every world, take "
+        "OneForwardOneBackward or remove workers.minReplicas",
     ),
     "layers cut and sharded": (
         {
@@ -113,6 +152,14 @@ BROKEN = {
         },
         "spec.parallelism.tensor",
         "layers are cut without sharding in this version, set sharding to None or tensor to 1",
+    ),
+    "layers cut in stages": (
+        {
+            "spec.parallelism": {"tensor": 2, "pipeline": {"stages": 2}},
+            "spec.workers.replicas": 4,
+        },
+        "spec.parallelism.tensor",
+        "either layers or the model are cut in this version, set tensor or pipeline.stages to 1",
     ),
     "shard group without FSDP": (
         {
@@ -271,6 +318,19 @@ SOUND = {
     "shard groups": {
         "spec.parallelism": {"shardGroup": 2, "sharding": "FSDP"},
         "spec.workers": {"replicas": 3, "processesPerReplica": 2},
+    },
+    "stages": PIPELINE | {"spec.parallelism.pipeline": {"stages": 2, "schedule": "GPipe"}},
+    "stages cut by hand": PIPELINE
+    | {"spec.parallelism.pipeline": {"stages": 2, "cut": ["blocks.1"]}},
+    "interleaved stages and data": {
+        "spec.workers": {"replicas": 4},
+        "spec.parallelism.pipeline": {
+            "stages": 2,
+            "schedule": "Interleaved",
+            "stagesPerRank": 2,
+            "cut": ["blocks.0", "blocks.1", "norm"],
+        },
+        "spec.batch": {"global": 16, "micro": 4},
     },
     "shrinking": {
         "spec.workers": {"replicas": 4, "minReplicas": 2},

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from reknit.layout import Precision, Sharding
+from reknit.layout import BatchPlan, PipelineSchedule, Precision, Sharding
 from reknit.protocol.settings import Framework, OnLoss
 from reknit_operator.api.pods import (
     TRAINING_CONTAINER,
@@ -17,7 +17,7 @@ from reknit_operator.api.recovery import DEFAULT_COPIES, WrongNumbers
 from reknit_operator.api.recovery import Rule as FailureRule
 from reknit_operator.api.reserved import NAMES, PREFIXES
 from reknit_operator.api.rules import Rule
-from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism
+from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism, Pipeline
 from reknit_operator.api.types import DistributedTrainingJob
 
 MAX_NAME: Final = 40
@@ -27,14 +27,35 @@ NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 _WORLD: Final = "self.workers.replicas * self.workers.processesPerReplica"
 _OTHER_DEGREES: Final = "self.parallelism.pipeline.stages * self.parallelism.tensor"
-_MULTIPLIES: Final = (
-    f"self.parallelism.data == -1 ? ({_WORLD}) % ({_OTHER_DEGREES}) == 0 : "
-    f"self.parallelism.data * {_OTHER_DEGREES} == {_WORLD}"
-)
 _FUNCTION: Final = "has(self.entrypoint.__function__)"
 _FEWEST: Final = (
     "(has(self.workers.minReplicas) ? self.workers.minReplicas : self.workers.replicas)"
 )
+_DATA: Final = (
+    f"(self.parallelism.data == -1 ? ({_WORLD}) / ({_OTHER_DEGREES}) : self.parallelism.data)"
+)
+_FITS: Final = (
+    f"(self.parallelism.data == -1 ? ({_WORLD}) % ({_OTHER_DEGREES}) == 0 : "
+    f"self.parallelism.data * {_OTHER_DEGREES} == {_WORLD})"
+)
+_NOT_INTERLEAVED: Final = "self.parallelism.pipeline.schedule != 'Interleaved'"
+
+
+def _stages(pipeline: Pipeline) -> int:
+    return pipeline.stages * pipeline.stages_per_rank
+
+
+def _is_interleaved(spec: JobSpec) -> bool:
+    return spec.parallelism.pipeline.schedule is PipelineSchedule.INTERLEAVED
+
+
+def _has_whole_rounds(spec: JobSpec) -> bool:
+    batch, num_data = spec.batch, _num_data(spec)
+    if batch is None or batch.global_batch % batch.micro or num_data is None:
+        # Another rule says so.
+        return True
+    plan = BatchPlan(batch.global_batch, batch.micro, num_data)
+    return plan.num_steps % spec.parallelism.pipeline.stages == 0
 
 
 def _multiplies_to_world(spec: JobSpec) -> bool:
@@ -179,10 +200,65 @@ ENTRYPOINT_RULES: Final = (
 TRAINING_RULES: Final = (
     Rule(
         scope="spec.parallelism.pipeline",
-        field="stages",
-        sentence="this version cannot cut a model into stages, set stages to 1",
-        holds=lambda pipeline: pipeline.stages == 1,
-        cel="self.stages == 1",
+        field="",
+        sentence="schedule, stagesPerRank and cut have no effect on one stage, raise stages or "
+        "remove them",
+        holds=lambda pipeline: pipeline.stages > 1 or pipeline == Pipeline(),
+        cel="self.stages > 1 || (self.schedule == 'OneForwardOneBackward' "
+        "&& self.stagesPerRank == 1 && (!has(self.cut) || size(self.cut) == 0))",
+    ),
+    Rule(
+        scope="spec.parallelism.pipeline",
+        field="stagesPerRank",
+        sentence="the schedule {schedule} has one stage on each rank, set schedule to "
+        "Interleaved or remove stagesPerRank",
+        holds=lambda pipeline: (
+            pipeline.schedule is PipelineSchedule.INTERLEAVED or pipeline.stages_per_rank == 1
+        ),
+        cel="self.schedule == 'Interleaved' || self.stagesPerRank == 1",
+        values={"schedule": (lambda pipeline: pipeline.schedule, "self.schedule")},
+    ),
+    Rule(
+        scope="spec.parallelism.pipeline",
+        field="cut",
+        sentence="{names} layers are named for {stages} stages, name where each one but the first "
+        "begins",
+        holds=lambda pipeline: not pipeline.cut or len(pipeline.cut) + 1 == _stages(pipeline),
+        cel="!has(self.cut) || size(self.cut) == 0 || size(self.cut) + 1 == "
+        "self.stages * self.stagesPerRank",
+        values={
+            "names": (lambda pipeline: len(pipeline.cut), "size(self.cut)"),
+            "stages": (lambda pipeline: _stages(pipeline), "self.stages * self.stagesPerRank"),
+        },
+    ),
+    Rule(
+        scope="spec.parallelism",
+        field="sharding",
+        sentence="this version cannot shard the stages of a pipeline, remove sharding or set "
+        "pipeline.stages to 1",
+        holds=lambda parallelism: (
+            parallelism.pipeline.stages == 1 or not parallelism.sharding.is_sharded
+        ),
+        cel="self.pipeline.stages == 1 || self.sharding == 'None'",
+    ),
+    Rule(
+        scope="spec",
+        field="parallelism.pipeline.schedule",
+        sentence="Interleaved needs as many micro-batches for each pipeline as it has stages, "
+        "or a multiple, change batch or take OneForwardOneBackward",
+        holds=lambda spec: not _is_interleaved(spec) or _has_whole_rounds(spec),
+        cel=f"{_NOT_INTERLEAVED} || !has(self.batch) || !{_FITS} || "
+        "self.batch.global % self.batch.micro != 0 || "
+        f"((self.batch.global / self.batch.micro + {_DATA} - 1) / {_DATA}) "
+        "% self.parallelism.pipeline.stages == 0",
+    ),
+    Rule(
+        scope="spec",
+        field="parallelism.pipeline.schedule",
+        sentence="Interleaved needs the same number of micro-batches in every world, take "
+        "OneForwardOneBackward or remove workers.minReplicas",
+        holds=lambda spec: not _is_interleaved(spec) or not _may_shrink(spec),
+        cel=f"{_NOT_INTERLEAVED} || {_FEWEST} >= self.workers.replicas",
     ),
     Rule(
         scope="spec.parallelism",
@@ -191,6 +267,14 @@ TRAINING_RULES: Final = (
         "to 1",
         holds=lambda parallelism: parallelism.tensor == 1 or not parallelism.sharding.is_sharded,
         cel="self.tensor == 1 || self.sharding == 'None'",
+    ),
+    Rule(
+        scope="spec.parallelism",
+        field="tensor",
+        sentence="either layers or the model are cut in this version, set tensor or "
+        "pipeline.stages to 1",
+        holds=lambda parallelism: 1 in (parallelism.tensor, parallelism.pipeline.stages),
+        cel="self.tensor == 1 || self.pipeline.stages == 1",
     ),
     Rule(
         scope="spec.parallelism",
@@ -208,7 +292,7 @@ TRAINING_RULES: Final = (
         sentence="data {data} x pipeline {pipeline} x tensor {tensor} does not multiply to the "
         "world of {world} ranks, set data to -1 or change workers",
         holds=_multiplies_to_world,
-        cel=_MULTIPLIES,
+        cel=_FITS,
         values={
             "data": (lambda spec: spec.parallelism.data, "self.parallelism.data"),
             "pipeline": (
@@ -225,8 +309,8 @@ TRAINING_RULES: Final = (
         sentence="the data-parallel ranks do not make whole groups of {group}, choose a shardGroup "
         "that divides their number",
         holds=_makes_whole_groups,
-        cel=f"!has(self.parallelism.shardGroup) || !({_MULTIPLIES}) || "
-        f"({_WORLD}) / ({_OTHER_DEGREES}) % self.parallelism.shardGroup == 0",
+        cel=f"!has(self.parallelism.shardGroup) || !{_FITS} || "
+        f"{_DATA} % self.parallelism.shardGroup == 0",
         values={
             "group": (lambda spec: spec.parallelism.shard_group, "self.parallelism.shardGroup")
         },

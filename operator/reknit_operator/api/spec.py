@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reknit.layout import Degrees, Precision, Sharding
+from reknit.layout import Degrees, PipelineSchedule, Precision, Sharding
 from reknit.protocol.base import Json
-from reknit.protocol.settings import Framework
+from reknit.protocol.settings import Framework, PipelineSettings
 from reknit_operator.api.base import INT_MAX, Name, Part
 from reknit_operator.api.pods import Source, Spares, Workers
 from reknit_operator.api.recovery import Checkpoint, Recovery
@@ -35,7 +35,24 @@ class Pipeline(Part):
     """How the model is cut into stages."""
 
     stages: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of stages."""
+    """Ranks that the model is spread over, each with one stage unless stagesPerRank says more."""
+    schedule: PipelineSchedule = PipelineSchedule.ONE_F_ONE_B
+    """In which order the micro-batches go through: all forward and then all backward (GPipe), in
+    turns (OneForwardOneBackward), or in turns over several stages on each rank (Interleaved)."""
+    stages_per_rank: Annotated[int, Field(ge=1, le=64)] = 1
+    """Stages of each rank, for Interleaved: more of them mean less waiting."""
+    cut: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=1024)
+    ] = ()
+    """Names of the layers at which the second stage and each following one begin; without them
+    parameters are spread evenly."""
+
+    @property
+    def settings(self) -> PipelineSettings:
+        """The same for the ranks."""
+        return PipelineSettings(
+            schedule=self.schedule, stages_per_rank=self.stages_per_rank, cut=self.cut
+        )
 
 
 class Parallelism(Part):

@@ -37,6 +37,7 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
         framework=spec.framework,
         degrees=spec.parallelism.degrees,
         sharding=spec.parallelism.sharding,
+        pipeline=spec.parallelism.pipeline.settings,
         batch=spec.batch
         and BatchSettings(global_batch=spec.batch.global_batch, micro=spec.batch.micro),
         precision=spec.precision,

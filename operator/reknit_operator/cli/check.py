@@ -49,4 +49,12 @@ def check(
         reason = obstacle(settings.sharding, inspection)
         if reason is not None:
             raise Refusal([f"{file}: spec.parallelism.sharding: {reason}"])
+        if settings.degrees.pipeline > 1 and not inspection.elementwise:
+            name = inspection.optimizer.rpartition(".")[2]
+            raise Refusal(
+                [
+                    f"{file}: spec.parallelism.pipeline: {name} needs whole parameters, which a "
+                    "pipeline lays out one after the other"
+                ]
+            )
     return Checked(job, settings, inspection, make_plan(settings, inspection))

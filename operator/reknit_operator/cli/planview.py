@@ -7,6 +7,7 @@ from rich.console import Console
 from reknit_operator.cli.tables import Column, show_table
 from reknit_operator.cli.words import count, plural, size
 from reknit_operator.planning.memory import Memory
+from reknit_operator.planning.pipeline import PipelinePlan
 from reknit_operator.planning.plan import Choice, Plan
 from reknit_operator.planning.world import Seat
 
@@ -35,6 +36,12 @@ def show_plan(console: Console, plan: Plan) -> None:
         _heading(console, "When a rank is lost")
         console.out(plan.warm_start, highlight=False)
         return
+    if plan.pipeline is not None:
+        _heading(console, "Pipeline")
+        titles = [Column("stage", right=True), Column("ranks"), Column("layers")]
+        rows = stage_rows(plan.pipeline)
+        show_table(console, [*titles, Column("parameters", right=True)], rows)
+        console.out(waiting(plan.pipeline), style="dim", highlight=False)
     _heading(console, "Memory per rank")
     columns = [Column("sharding"), *(Column(part, right=True) for part in (*_MEMORY, "total"))]
     rows = [memory_row(choice) for choice in plan.choices]
@@ -90,6 +97,29 @@ def seat_rows(seats: Sequence[Seat]) -> list[list[str]]:
     if len(rows) <= MAX_SEATS:
         return rows
     return [*rows[: MAX_SEATS - 4], ["..."] * 6, *rows[-3:]]
+
+
+def stage_rows(pipeline: PipelinePlan) -> list[list[str]]:
+    """One row per stage."""
+    return [
+        [
+            str(number),
+            " ".join(map(str, stage.ranks)),
+            stage.first if stage.first == stage.last else f"{stage.first} to {stage.last}",
+            count(stage.num_elements),
+        ]
+        for number, stage in enumerate(pipeline.stages)
+    ]
+
+
+def waiting(pipeline: PipelinePlan) -> str:
+    """How much of a step the schedule costs."""
+    number = plural(pipeline.num_micro_batches, "micro-batch", "micro-batches")
+    return (
+        f"{pipeline.schedule} with {number} in each pipeline: if all stages take as long, a rank "
+        f"waits for {pipeline.bubble:.1%} of a step. The first rank keeps the activations of "
+        f"{plural(pipeline.in_flight, 'pass', 'passes')} at a time."
+    )
 
 
 def memory_row(choice: Choice) -> list[str]:

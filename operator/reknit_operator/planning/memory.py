@@ -45,7 +45,8 @@ DEEPSPEED_BUCKET: Final = 500_000_000
 DEEPSPEED_GATHERED: Final = 1_000_000_000
 """Elements, where nothing else is said."""
 
-_FP32: Final = 4
+FP32_BYTES: Final = 4
+"""Bytes of an element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +151,15 @@ def memory_per_rank(
         )
     stage = sharding.zero_stage
     # Without ZeRO, autocast keeps the weights in FP32; its casts count as activations.
-    weight = _FP32 if stage == 0 or precision is Precision.FP32 else 2
+    weight = FP32_BYTES if stage == 0 or precision is Precision.FP32 else 2
     share = -(-size.trainable // num_ranks)
-    state = _FP32 * (1 + optimizer_tensors)
+    state = FP32_BYTES * (1 + optimizer_tensors)
     return Memory(
         parameters=_parameters(size, stage, weight, num_ranks, limits) + size.buffer_bytes,
-        gradients=_FP32 * _gradient_elements(size, stage, share),
+        gradients=FP32_BYTES * _gradient_elements(size, stage, share),
         optimizer=_optimizer(size, stage, share, weight, optimizer_tensors),
         activations=activations,
-        temporary=_FP32 * _temporary_elements(size, stage, share, limits),
+        temporary=FP32_BYTES * _temporary_elements(size, stage, share, limits),
         copies=min(copies, num_ranks - 1)
         * _copy(size, stage, share, weight, optimizer_tensors, num_ranks),
         # Each element is written by one rank.
@@ -176,16 +177,16 @@ def _fully_sharded(
     copies: int,
     checkpoints: bool,
 ) -> Memory:
-    weight = _FP32 if precision is Precision.FP32 else 2
+    weight = FP32_BYTES if precision is Precision.FP32 else 2
     share = -(-size.trainable // num_ranks)
-    state = _FP32 * (1 + optimizer_tensors)
+    state = FP32_BYTES * (1 + optimizer_tensors)
     return Memory(
-        parameters=_FP32 * (share + size.frozen) + weight * size.gathered + size.buffer_bytes,
-        gradients=_FP32 * (2 * share + size.gathered),
-        optimizer=_FP32 * optimizer_tensors * share,
+        parameters=FP32_BYTES * (share + size.frozen) + weight * size.gathered + size.buffer_bytes,
+        gradients=FP32_BYTES * (2 * share + size.gathered),
+        optimizer=FP32_BYTES * optimizer_tensors * share,
         activations=activations,
-        temporary=_FP32 * 2 * share,
-        copies=copies * (state + _FP32) * share,
+        temporary=FP32_BYTES * 2 * share,
+        copies=copies * (state + FP32_BYTES) * share,
         checkpoint=state * share if checkpoints else 0,
     )
 
@@ -233,9 +234,9 @@ def _temporary_elements(size: ModelSize, stage: int, share: int, limits: ZeroLim
 
 def _optimizer(size: ModelSize, stage: int, share: int, weight: int, tensors: int) -> int:
     if stage == 0:
-        return _FP32 * tensors * size.trainable
-    has_master = stage < 3 or weight != _FP32
-    return _FP32 * (tensors + (1 if has_master else 0)) * share
+        return FP32_BYTES * tensors * size.trainable
+    has_master = stage < 3 or weight != FP32_BYTES
+    return FP32_BYTES * (tensors + (1 if has_master else 0)) * share
 
 
 def _copy(
@@ -244,7 +245,7 @@ def _copy(
     if stage == 0:
         return 0
     frozen = weight * -(-size.frozen // num_ranks) if stage == 3 else 0
-    return _FP32 * (1 + tensors + 1) * share + frozen
+    return FP32_BYTES * (1 + tensors + 1) * share + frozen
 
 
 def parked_memory(inspection: Inspection) -> int:

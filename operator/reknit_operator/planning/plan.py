@@ -1,10 +1,13 @@
 """The whole plan of a job, as `reknit plan` shows it."""
 
+from collections.abc import Sequence
+
 from reknit.layout import BatchPlan, Degrees, Sharding
 from reknit.mesh import Mesh
 from reknit.protocol.base import Message
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import JobSettings
+from reknit.state.placement import copies_needed
 from reknit.strategies.deepspeed_config import build_config
 from reknit_operator.planning.batches import BatchArithmetic, arithmetic
 from reknit_operator.planning.memory import (
@@ -14,6 +17,7 @@ from reknit_operator.planning.memory import (
     memory_per_rank,
     parked_memory,
 )
+from reknit_operator.planning.pipeline import PipelinePlan, pipeline_memory, pipeline_plan
 from reknit_operator.planning.redundancy import Redundancy, last_resort, redundancy
 from reknit_operator.planning.world import Seat, seats
 
@@ -45,8 +49,10 @@ class Plan(Message):
     total_steps: int | None
     epochs: float | None
     """How often each sample is used."""
+    pipeline: PipelinePlan | None
+    """None if the model is not cut into stages."""
     choices: tuple[Choice, ...]
-    """Every way of sharding; empty for a command."""
+    """Every way of sharding, of a pipeline's stages only none at all; empty for a command."""
     parked_bytes: int | None
     """Memory of the parked process in each pod; None for a command, which has none."""
     last_resort: str | None
@@ -68,6 +74,7 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
     batch = settings.batch and arithmetic(
         BatchPlan(settings.batch.global_batch, settings.batch.micro, degrees.data)
     )
+    pipeline = pipeline_plan(settings, degrees, inspection) if inspection else None
     steps = inspection.total_steps if inspection else None
     samples = inspection.num_samples if inspection else None
     return Plan(
@@ -82,7 +89,8 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         num_samples=samples,
         total_steps=steps,
         epochs=steps * batch.global_batch / samples if steps and samples and batch else None,
-        choices=_choices(settings, inspection, degrees) if inspection else (),
+        pipeline=pipeline,
+        choices=_choices(settings, inspection, degrees, pipeline) if inspection else (),
         parked_bytes=parked_memory(inspection) if inspection else None,
         last_resort=last_resort(settings.checkpoint) if inspection else None,
         unfollowed=_unfollowed(settings, inspection) if inspection else None,
@@ -90,34 +98,63 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
     )
 
 
-def _choices(settings: JobSettings, inspection: Inspection, degrees: Degrees) -> tuple[Choice, ...]:
-    size = ModelSize.of(inspection)
+def _choices(
+    settings: JobSettings,
+    inspection: Inspection,
+    degrees: Degrees,
+    pipeline: PipelinePlan | None,
+) -> tuple[Choice, ...]:
     pods = [seat.pod for seat in seats(settings.name, settings.processes_per_worker, degrees)]
+    mesh = Mesh(degrees.data, degrees.pipeline, degrees.tensor)
     return tuple(
         Choice(
             sharding=sharding,
             chosen=sharding is settings.sharding,
-            memory=memory_per_rank(
-                size,
-                sharding,
-                settings.precision,
-                num_ranks=degrees.data,
-                optimizer_tensors=inspection.optimizer_tensors,
-                activations=inspection.activation_bytes.get(sharding),
-                copies=settings.recovery.copies,
-                checkpoints=settings.checkpoint is not None,
-                limits=_limits(settings, sharding),
-            ),
+            memory=_memory(settings, inspection, sharding, mesh, pods, pipeline),
             redundancy=redundancy(
-                sharding,
-                Mesh(degrees.data, degrees.pipeline, degrees.tensor),
-                pods,
-                settings.recovery.copies,
-                settings.checkpoint,
+                sharding, mesh, pods, settings.recovery.copies, settings.checkpoint
             ),
             obstacle=obstacle(sharding, inspection),
         )
-        for sharding in Sharding
+        for sharding in (Sharding if pipeline is None else (Sharding.NONE,))
+    )
+
+
+def _memory(
+    settings: JobSettings,
+    inspection: Inspection,
+    sharding: Sharding,
+    mesh: Mesh,
+    pods: Sequence[str],
+    pipeline: PipelinePlan | None,
+) -> Memory:
+    size = ModelSize.of(inspection)
+    activations = inspection.activation_bytes.get(sharding)
+    checkpoints = settings.checkpoint is not None
+    if pipeline is not None:
+        return pipeline_memory(
+            size,
+            pipeline,
+            num_ranks=mesh.num_stages,
+            num_data=mesh.num_data,
+            optimizer_tensors=inspection.optimizer_tensors,
+            activations=activations,
+            copies=min(
+                copies_needed(mesh.shares(sharding), pods, settings.recovery.copies),
+                mesh.world_size - 1,
+            ),
+            checkpoints=checkpoints,
+        )
+    return memory_per_rank(
+        size,
+        sharding,
+        settings.precision,
+        num_ranks=mesh.num_data,
+        optimizer_tensors=inspection.optimizer_tensors,
+        activations=activations,
+        copies=settings.recovery.copies,
+        checkpoints=checkpoints,
+        limits=_limits(settings, sharding),
     )
 
 

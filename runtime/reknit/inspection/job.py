@@ -17,7 +17,7 @@ from reknit.data.order import DataOrder
 from reknit.data.seeds import micro_batch_seed
 from reknit.errors import ConfigurationError
 from reknit.inspection.activations import activation_bytes, activation_bytes_of_part
-from reknit.inspection.model import Built, buffers, build, parameters
+from reknit.inspection.model import Built, buffers, build, parameters, stages
 from reknit.inspection.optimizer import OptimizerFacts, probe, qualified_name
 from reknit.job import (
     Batch,
@@ -33,7 +33,7 @@ from reknit.job import (
     unique_parameters,
 )
 from reknit.protocol.base import Json
-from reknit.protocol.inspection import Inspection
+from reknit.protocol.inspection import Inspection, StageInfo
 from reknit.protocol.settings import BatchSettings, JobSettings
 from reknit.strategies.tensor_cutting import cuts_of, divisions
 from reknit.trainer.job import total_steps
@@ -100,6 +100,9 @@ class InspectionJob(Job):
         self._batch = batch
         self._precision = settings.precision
         self._num_tensor = settings.degrees.tensor
+        self._pipeline = settings.pipeline
+        self._num_stages = settings.degrees.pipeline * settings.pipeline.stages_per_rank
+        self._stages: tuple[StageInfo, ...] = ()
         self._engine: InspectionEngine | None = None
         self._data: _Data | None = None
 
@@ -141,6 +144,7 @@ class InspectionJob(Job):
         trainable = list(unique_parameters(built.model.parameters()))
         if not trainable:
             raise ConfigurationError("job.engine: the model has no trainable parameters")
+        self._stages = stages(built, self._pipeline, self._num_stages)
         if pretrained is not None:
             load_pretrained(built.model, pretrained)
         cuts: Mapping[str, Cut] = {}
@@ -197,6 +201,7 @@ class InspectionJob(Job):
             optimizer_tensors=engine.facts.tensors,
             elementwise=engine.facts.elementwise,
             shadowable=engine.facts.shadowable,
+            stages=self._stages,
         )
         if data is None:
             return found

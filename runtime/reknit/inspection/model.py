@@ -9,7 +9,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reknit.job import ModelFactory, OptimizerFactory, ScheduleFactory, unique_parameters
-from reknit.protocol.inspection import ParameterInfo
+from reknit.pipeline.layers import Layers
+from reknit.protocol.inspection import ParameterInfo, StageInfo
+from reknit.protocol.settings import PipelineSettings
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,30 @@ def buffers(built: Built) -> Iterator[ParameterInfo]:
     """The model's buffers."""
     for name, buffer in built.model.named_buffers():
         yield _info(name, buffer, None)
+
+
+def stages(built: Built, pipeline: PipelineSettings, num_stages: int) -> tuple[StageInfo, ...]:
+    """The stages that the model is cut into; none if it is to stay in one.
+
+    Raises:
+        ConfigurationError: the model cannot be cut.
+    """
+    if num_stages == 1:
+        return ()
+    layers = Layers.of(built.model)
+    parts = layers.cut(num_stages, pipeline.cut)
+    trained = {id(p): p for group in built.optimizer.param_groups for p in group["params"]}
+    return tuple(
+        StageInfo(
+            layers=tuple(layers.names[index] for index in part),
+            num_elements=sum(
+                trained[key].numel()
+                for key in {id(p) for index in part for p in layers.modules[index].parameters()}
+                if key in trained
+            ),
+        )
+        for part in parts
+    )
 
 
 def _info(name: str, tensor: torch.Tensor, group: int | None) -> ParameterInfo:

@@ -18,6 +18,15 @@ class ParameterInfo(Message):
     """Whether tensor parallelism divides it among ranks."""
 
 
+class StageInfo(Message):
+    """One stage of a pipeline."""
+
+    layers: tuple[str, ...]
+    """Names of its layers, in their order."""
+    num_elements: int
+    """Of its trained parameters; those that several stages share count in each."""
+
+
 class Inspection(Message):
     """The model and optimizer that the user's function asks for."""
 
@@ -36,6 +45,8 @@ class Inspection(Message):
     activation_bytes: dict[Sharding, int] = Field(default_factory=dict)
     """Bytes that one micro-batch keeps for backward, by sharding, as autocast and DeepSpeed lower
     the precision differently; left out where the loss could not run without elements."""
+    stages: tuple[StageInfo, ...] = ()
+    """The stages that the model is cut into; empty where it is not."""
     warm_start_obstacle: str | None = None
     """Why rank processes cannot be forked from a process that has imported the user's module."""
     config: dict[str, Json] = Field(default_factory=dict)
