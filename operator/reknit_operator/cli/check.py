@@ -10,7 +10,7 @@ from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.cli.dryrun import inspect_function
 from reknit_operator.cli.manifests import local_settings, read_job
 from reknit_operator.cli.refusal import Refusal
-from reknit_operator.planning.plan import Plan, make_plan, obstacle
+from reknit_operator.planning.plan import Plan, cut_obstacle, make_plan, obstacle
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,8 @@ def check(
         reason = obstacle(settings.sharding, inspection)
         if reason is not None:
             raise Refusal([f"{file}: spec.parallelism.sharding: {reason}"])
-        if settings.degrees.pipeline > 1 and not inspection.elementwise:
-            name = inspection.optimizer.rpartition(".")[2]
-            raise Refusal(
-                [
-                    f"{file}: spec.parallelism.pipeline: {name} needs whole parameters, which a "
-                    "pipeline lays out one after the other"
-                ]
-            )
+        found = cut_obstacle(settings.degrees, inspection)
+        if found is not None:
+            axis, reason = found
+            raise Refusal([f"{file}: spec.parallelism.{axis}: {reason}"])
     return Checked(job, settings, inspection, make_plan(settings, inspection))

@@ -70,6 +70,8 @@ def facts(plan: Plan) -> Iterator[str]:
     if plan.num_parameters is not None:
         optimizer = (plan.optimizer or "").rpartition(".")[2]
         yield f"{count(plan.num_parameters)} trainable parameters, updated by {optimizer}"
+    if plan.num_divided:
+        yield f"{count(plan.num_divided)} of them are in layers that ranks divide"
     if plan.total_steps is not None:
         text = f"{plural(plan.total_steps, 'step')}"
         if plan.epochs is not None and plan.num_samples is not None:

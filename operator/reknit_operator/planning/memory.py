@@ -21,7 +21,7 @@ gradients take as much or more.
 
 A copy of another rank's share is FP32 weights, the optimizer's tensors, and a gradient that waits
 for the gate: (8 + 4 k) s. Under ZeRO 3 it has the frozen weights of that share, too. Without
-sharding there are no copies.
+sharding there are no copies, unless layers are cut and a part has no replica: then (8 + 4 k) n.
 
 Where layers are cut, `n` counts of each parameter that is divided one rank's part. Under hybrid
 sharding `s` is the share of a shard group's rank.
@@ -252,6 +252,11 @@ def parked_memory(inspection: Inspection) -> int:
     """Bytes of a pod's parked process, without the interpreter: the model as the user builds it."""
     tensors = (*inspection.parameters, *inspection.buffers)
     return sum(_num_elements(tensor) * _item_bytes(tensor.dtype) for tensor in tensors)
+
+
+def copy_of_whole(size: ModelSize, optimizer_tensors: int) -> int:
+    """Bytes of a copy of everything that a rank updates, with a gradient that waits."""
+    return FP32_BYTES * (1 + optimizer_tensors + 1) * size.trainable
 
 
 def _part(parameter: ParameterInfo, num_tensor: int) -> int:

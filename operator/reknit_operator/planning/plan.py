@@ -1,6 +1,7 @@
 """The whole plan of a job, as `reknit plan` shows it."""
 
 from collections.abc import Sequence
+from math import prod
 
 from reknit.layout import BatchPlan, Degrees, Sharding
 from reknit.mesh import Mesh
@@ -14,6 +15,7 @@ from reknit_operator.planning.memory import (
     Memory,
     ModelSize,
     ZeroLimits,
+    copy_of_whole,
     memory_per_rank,
     parked_memory,
 )
@@ -44,6 +46,8 @@ class Plan(Message):
     batch: BatchArithmetic | None
     """None for a command: its program decides."""
     num_parameters: int | None
+    num_divided: int
+    """Parameters of layers that several ranks divide; 0 if none do."""
     optimizer: str | None
     num_samples: int | None
     total_steps: int | None
@@ -52,7 +56,8 @@ class Plan(Message):
     pipeline: PipelinePlan | None
     """None if the model is not cut into stages."""
     choices: tuple[Choice, ...]
-    """Every way of sharding, of a pipeline's stages only none at all; empty for a command."""
+    """Every way of sharding, of stages and of layers that are cut only none at all; empty for a
+    command."""
     parked_bytes: int | None
     """Memory of the parked process in each pod; None for a command, which has none."""
     last_resort: str | None
@@ -85,6 +90,7 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         seats=tuple(seats(settings.name, settings.processes_per_worker, degrees)),
         batch=batch,
         num_parameters=ModelSize.of(inspection).trainable if inspection else None,
+        num_divided=_num_divided(inspection) if inspection and degrees.tensor > 1 else 0,
         optimizer=inspection.optimizer if inspection else None,
         num_samples=samples,
         total_steps=steps,
@@ -105,19 +111,23 @@ def _choices(
     pipeline: PipelinePlan | None,
 ) -> tuple[Choice, ...]:
     pods = [seat.pod for seat in seats(settings.name, settings.processes_per_worker, degrees)]
-    mesh = Mesh(degrees.data, degrees.pipeline, degrees.tensor)
-    return tuple(
-        Choice(
-            sharding=sharding,
-            chosen=sharding is settings.sharding,
-            memory=_memory(settings, inspection, sharding, mesh, pods, pipeline),
-            redundancy=redundancy(
-                sharding, mesh, pods, settings.recovery.copies, settings.checkpoint
-            ),
-            obstacle=obstacle(sharding, inspection),
+    is_cut = degrees.pipeline > 1 or degrees.tensor > 1
+    found = []
+    for sharding in (Sharding.NONE,) if is_cut else Sharding:
+        group = degrees.shard_group if sharding is Sharding.FSDP else None
+        mesh = Mesh(degrees.data, degrees.pipeline, degrees.tensor, group)
+        found.append(
+            Choice(
+                sharding=sharding,
+                chosen=sharding is settings.sharding,
+                memory=_memory(settings, inspection, sharding, mesh, pods, pipeline),
+                redundancy=redundancy(
+                    sharding, mesh, pods, settings.recovery.copies, settings.checkpoint
+                ),
+                obstacle=obstacle(sharding, inspection),
+            )
         )
-        for sharding in (Sharding if pipeline is None else (Sharding.NONE,))
-    )
+    return tuple(found)
 
 
 def _memory(
@@ -128,9 +138,12 @@ def _memory(
     pods: Sequence[str],
     pipeline: PipelinePlan | None,
 ) -> Memory:
-    size = ModelSize.of(inspection)
+    size = ModelSize.of(inspection, mesh.num_tensor)
     activations = inspection.activation_bytes.get(sharding)
     checkpoints = settings.checkpoint is not None
+    copies = min(
+        copies_needed(mesh.shares(sharding), pods, settings.recovery.copies), mesh.world_size - 1
+    )
     if pipeline is not None:
         return pipeline_memory(
             size,
@@ -139,23 +152,25 @@ def _memory(
             num_data=mesh.num_data,
             optimizer_tensors=inspection.optimizer_tensors,
             activations=activations,
-            copies=min(
-                copies_needed(mesh.shares(sharding), pods, settings.recovery.copies),
-                mesh.world_size - 1,
-            ),
+            copies=copies,
             checkpoints=checkpoints,
         )
-    return memory_per_rank(
+    memory = memory_per_rank(
         size,
         sharding,
         settings.precision,
-        num_ranks=mesh.num_data,
+        num_ranks=mesh.num_shards,
         optimizer_tensors=inspection.optimizer_tensors,
         activations=activations,
-        copies=settings.recovery.copies,
+        copies=copies,
         checkpoints=checkpoints,
         limits=_limits(settings, sharding),
     )
+    if mesh.num_tensor == 1:
+        return memory
+    # Of all that a rank updates, cut or not.
+    whole = copy_of_whole(size, inspection.optimizer_tensors)
+    return memory.model_copy(update={"copies": copies * whole})
 
 
 def _limits(settings: JobSettings, sharding: Sharding) -> ZeroLimits:
@@ -178,6 +193,26 @@ def obstacle(sharding: Sharding, inspection: Inspection) -> str | None:
         name = inspection.optimizer.rpartition(".")[2]
         return f"{name} needs whole parameters, which sharding cuts"
     return None
+
+
+def cut_obstacle(degrees: Degrees, inspection: Inspection) -> tuple[str, str] | None:
+    """The axis along which a job cannot cut its model, and why; None when it can."""
+    if inspection.elementwise:
+        return None
+    name = inspection.optimizer.rpartition(".")[2]
+    if degrees.pipeline > 1:
+        return (
+            "pipeline",
+            f"{name} needs whole parameters, which a pipeline lays out one after the other",
+        )
+    if degrees.tensor > 1:
+        return "tensor", f"{name} needs whole parameters, of which each rank has a part"
+    return None
+
+
+def _num_divided(inspection: Inspection) -> int:
+    trained = [p for p in inspection.parameters if p.group is not None]
+    return sum(prod(p.shape) for p in trained if p.divided)
 
 
 def _unfollowed(settings: JobSettings, inspection: Inspection) -> str | None:

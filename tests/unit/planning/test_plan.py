@@ -13,7 +13,7 @@ from reknit.mesh import Mesh
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import CheckpointSettings, JobSettings
 from reknit_operator.planning.batches import arithmetic
-from reknit_operator.planning.plan import Plan, make_plan
+from reknit_operator.planning.plan import Plan, cut_obstacle, make_plan
 from reknit_operator.planning.redundancy import last_resort, redundancy
 from reknit_operator.planning.world import seats
 
@@ -258,3 +258,66 @@ def test_a_plan_survives_json(settings: JobSettings, inspection: Inspection) -> 
 def test_planning_does_not_import_torch() -> None:
     code = "import sys, reknit_operator.planning.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def cut(inspection: Inspection) -> Inspection:
+    """The largest parameter is divided."""
+    first, *others = inspection.parameters
+    divided = first.model_copy(update={"divided": True})
+    return inspection.model_copy(update={"parameters": (divided, *others)})
+
+
+@pytest.mark.parametrize(
+    ("degrees", "copies", "kept", "source"),
+    [
+        (Degrees(tensor=2), 1, 0, "another rank with the same part of the model"),
+        (Degrees(tensor=4), 0, 0, "the newest checkpoint"),
+        (Degrees(tensor=4), 1, 1, "a copy that a rank in another pod keeps"),
+    ],
+)
+def test_cut_layers_take_less_and_come_from_replicas_or_copies(
+    settings: JobSettings,
+    inspection: Inspection,
+    degrees: Degrees,
+    copies: int,
+    kept: int,
+    source: str,
+) -> None:
+    recovery = settings.recovery.model_copy(update={"copies": copies})
+    changes = {"degrees": degrees, "recovery": recovery}
+    plan = make_plan(settings.model_copy(update=changes), cut(inspection))
+    [choice] = plan.choices
+    own = 800 // degrees.tensor + 200
+    assert choice.memory.parameters == 4 * (own + 100) + 80
+    assert choice.memory.gradients == 4 * own
+    assert choice.memory.copies == kept * 16 * own
+    assert choice.redundancy.source.startswith(source)
+    assert (plan.num_parameters, plan.num_divided) == (1000, 800)
+
+
+def test_shard_groups_take_a_part_each_and_need_no_copies(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    changes = {"degrees": Degrees(shard_group=2), "sharding": Sharding.FSDP}
+    plan = make_plan(settings.model_copy(update=changes), inspection)
+    hybrid = plan.choices[-1]
+    assert hybrid.memory.optimizer == 4 * 2 * 500
+    assert hybrid.memory.copies == 0
+    assert hybrid.redundancy.source == "another rank with the same part of the model"
+    assert hybrid.redundancy.optimizer_copies == 2
+    # The other ways of sharding divide among all.
+    assert plan.choices[3].memory.optimizer < hybrid.memory.optimizer
+
+
+def test_an_optimizer_that_needs_whole_parameters_keeps_cutting_out(
+    inspection: Inspection,
+) -> None:
+    muon = inspection.model_copy(update={"elementwise": False, "optimizer": "torch.optim.Muon"})
+    assert cut_obstacle(Degrees(), muon) is None
+    assert cut_obstacle(Degrees(tensor=2), inspection) is None
+    assert cut_obstacle(Degrees(tensor=2), muon) == (
+        "tensor",
+        "Muon needs whole parameters, of which each rank has a part",
+    )
+    found = cut_obstacle(Degrees(pipeline=2), muon)
+    assert found is not None and found[0] == "pipeline"
