@@ -5,8 +5,8 @@ the same whatever the order of what it is given.
 """
 
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from itertools import groupby
@@ -18,6 +18,8 @@ _PARTS: Final = 8
 """Parts that what one source sends on average is cut into, where others could send it as well."""
 _SMALLEST_PART: Final = 1 << 14
 """Elements; to send fewer takes about as long."""
+_VERY_MANY: Final = 32
+"""Intervals of one tensor on one rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,10 @@ def plan(
     Raises:
         ValueError: a wanted element is held by nobody.
     """
-    held = _Held(holdings)
-    moves: list[_Move] = []
+    holdings = tuple(holdings)
+    wants, alike = _divided(wants, holdings, nodes)
+    held = _Held(holdings, {name for want in wants for name in want.intervals})
+    moves: list[_Move] = list(alike)
     shared: list[_Shared] = []
     for rank, name, start, stop in _merged(wants):
         for first, last, holders in held.within(name, start, stop):
@@ -134,6 +138,53 @@ class _Shared(NamedTuple):
     holders: tuple[_Holder, ...]
 
 
+def _divided(
+    wants: Iterable[Want], holdings: Sequence[Holding], nodes: Sequence[str]
+) -> tuple[list[Want], list[_Move]]:
+    """Moves of tensors that are wanted in very many intervals, and held in the same; other wants.
+
+    So are parts of layers that are cut along rows: to look for who holds each interval would take
+    longer than to send them.
+    """
+    by_name: dict[str, list[Holding]] = defaultdict(list)
+    for holding in holdings:
+        for name, parts in holding.intervals.items():
+            if len(parts) >= _VERY_MANY:
+                by_name[name].append(holding)
+    rest: list[Want] = []
+    moves: list[_Move] = []
+    loads: dict[int, int] = defaultdict(int)
+    wants = list(wants)
+    times = Counter((want.rank, name) for want in wants for name in want.intervals)
+    for want in sorted(wants, key=lambda want: want.rank):
+        others = {}
+        for name, parts in sorted(want.intervals.items()):
+            alike = [
+                holding
+                for holding in by_name.get(name, ())
+                if times[want.rank, name] == 1 and holding.intervals[name] == parts
+            ]
+            if not alike:
+                others[name] = parts
+                continue
+            source = min(alike, key=lambda found: _distance(found, want.rank, loads, nodes))
+            if source.rank != want.rank:
+                loads[source.rank] += sum(map(len, parts))
+            moves += (
+                _Move(want.rank, name, p.start, p.stop, _Holder(source.rank, source.key, p.start))
+                for p in parts
+            )
+        rest.append(Want(want.rank, others))
+    return rest, moves
+
+
+def _distance(
+    holding: Holding, dest: int, loads: Mapping[int, int], nodes: Sequence[str]
+) -> tuple[bool, int, bool, int, str]:
+    far = bool(nodes) and nodes[holding.rank] != nodes[dest]
+    return holding.rank != dest, loads[holding.rank], far, holding.rank, holding.key
+
+
 def _merged(wants: Iterable[Want]) -> Iterator[tuple[int, str, int, int]]:
     """(rank, name, start, stop) of what is wanted, without overlaps."""
     wanted = sorted(
@@ -155,10 +206,11 @@ def _merged(wants: Iterable[Want]) -> Iterator[tuple[int, str, int, int]]:
 class _Held:
     """All tensors, each cut where an interval of any holder begins or ends."""
 
-    def __init__(self, holdings: Iterable[Holding]) -> None:
+    def __init__(self, holdings: Iterable[Holding], names: Collection[str]) -> None:
         events: dict[str, list[tuple[int, bool, _Holder]]] = defaultdict(list)
         for holding in holdings:
-            for name, parts in holding.intervals.items():
+            for name in holding.intervals.keys() & names:
+                parts = holding.intervals[name]
                 for part in parts:
                     holder = _Holder(holding.rank, holding.key, part.start)
                     events[name] += [(part.start, True, holder), (part.stop, False, holder)]

@@ -196,6 +196,8 @@ class TensorParallel(DataParallel, Sharded):
 
     def parts(self) -> Built:
         """The model is whole again; what this strategy holds stays as it is."""
+        # Also of a step that was broken off: it would be added to the next one's.
+        self.discard()
         self._cut.restore()
         optimizer = self._recipe.optimizer(list(self._parameters))
         return Built(self.model, optimizer, self._parameters)

@@ -5,6 +5,7 @@ and receives its own. What is received lies beside the state until all of it is 
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,8 @@ from reknit.state.transfer import Holding, Move, Want, missing, plan
 
 OWN: Final = "own"
 """The key of what a rank holds as its own share, beside copies of others'."""
+_SMALL: Final = 1 << 16
+"""Bytes; smaller tensors are sent together."""
 _OPTIMIZER: Final = "optimizer/"
 _PARAMETER: Final = "param/"
 
@@ -162,8 +165,8 @@ class Collected:
 def transfer(group: RankGroup, collection: Collection, held: Mapping[str, LocalState]) -> Collected:
     """Sends what others need and receives what this rank does; returns when all of it is done."""
     collected = Collected(collection.specs, collection.scalars)
-    sent: list[tuple[torch.Tensor, int]] = []
-    received: list[tuple[torch.Tensor, int]] = []
+    sent: dict[int, list[torch.Tensor]] = defaultdict(list)
+    received: dict[int, list[torch.Tensor]] = defaultdict(list)
     index = {key: _Index(state) for key, state in held.items()}
     for move in collection.moves(group.nodes):
         interval = Interval(move.start, move.stop)
@@ -172,15 +175,58 @@ def transfer(group: RankGroup, collection: Collection, held: Mapping[str, LocalS
             if move.dest_rank == group.rank:
                 collected.add(move.name, interval, data)
             else:
-                sent.append((data, move.dest_rank))
+                sent[move.dest_rank].append(data)
         elif move.dest_rank == group.rank:
             dtype = collection.specs[move.name].dtype
             data = torch.empty(len(interval), dtype=dtype, device=group.device)
-            received.append((data, move.source_rank))
+            received[move.source_rank].append(data)
             collected.add(move.name, interval, data)
-    for work in group.exchange(sent, received):
-        work.wait()
+    _exchange(group, sent, received)
     return collected
+
+
+def _exchange(
+    group: RankGroup,
+    sent: Mapping[int, Sequence[torch.Tensor]],
+    received: Mapping[int, Sequence[torch.Tensor]],
+) -> None:
+    """Sends and receives, by rank, tensors that both sides have in the same order.
+
+    Small ones go together, as there may be very many: a message for each would take longer than
+    the bytes.
+    """
+    out = [
+        (tensor, rank)
+        for rank, tensors in sent.items()
+        for tensor in (*_large(tensors), *(_packed(_small(tensors))))
+    ]
+    packs = {rank: _packed(_small(tensors)) for rank, tensors in received.items()}
+    into = [
+        (tensor, rank)
+        for rank, tensors in received.items()
+        for tensor in (*_large(tensors), *packs[rank])
+    ]
+    for work in group.exchange(out, into):
+        work.wait()
+    for rank, pack in packs.items():
+        for whole in pack:
+            small = [each.view(torch.uint8) for each in _small(received[rank])]
+            parts = torch.split(whole, [len(each) for each in small])
+            for tensor, part in zip(small, parts, strict=True):
+                tensor.copy_(part)
+
+
+def _large(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor for tensor in tensors if tensor.nbytes >= _SMALL]
+
+
+def _small(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor for tensor in tensors if tensor.nbytes < _SMALL]
+
+
+def _packed(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """All bytes in one tensor, if there are any."""
+    return [torch.cat([tensor.view(torch.uint8) for tensor in tensors])] if tensors else []
 
 
 class _Index:

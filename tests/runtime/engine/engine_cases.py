@@ -170,6 +170,19 @@ class Heads(nn.Module):
         return self.head(self.norm(x))
 
 
+class Between(nn.Module):
+    """Scales what is between two layers by a parameter that is not cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(9, 8)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.down = nn.Linear(8, 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.tanh(self.up(x) * self.scale))
+
+
 HEADS: TensorPlan = {
     "embedding": Vocabulary(),
     "qkv": Column(blocks=3, unit=4),
@@ -338,6 +351,7 @@ TASKS = {
     "transformer": Task(Transformer, _token_loss, _tokens),
     "tied": Task(lambda: Transformer(dropout=0.2, tied=True), _token_loss, _tokens, seeded=True),
     "heads": Task(Heads, _token_loss, _tokens, seeded=True, plan=HEADS),
+    "between": Task(Between, _vector_loss, _vectors, plan={"up": Column(), "down": Row()}),
     "reordered": Task(Reordered, _vector_loss, _vectors),
     "scalar": Task(Scalar, _vector_loss, _vectors),
     "empty group": Task(lambda: nn.Linear(9, 9), _vector_loss, _vectors, groups=True),
@@ -435,9 +449,9 @@ def train(group: RankGroup, case: Case, start: State | None = None) -> Run:
 
 
 def refusal(group: RankGroup, case: Case) -> str:
-    """The sentence with which the strategy refuses to be made."""
+    """The sentence with which the strategy refuses to be made, or to take steps."""
     try:
-        make_strategy(recipe(case), case.settings, group, case.plan)
+        train(group, case)
     except ConfigurationError as error:
         return str(error)
     raise AssertionError("nothing was refused")

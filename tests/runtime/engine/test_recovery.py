@@ -209,6 +209,34 @@ def test_a_smaller_world_goes_on_and_grows_again(ranks: Ranks, job, tmp_path, sh
         assert epoch == list(range(40))
 
 
+def test_parts_of_layers_move_where_the_world_shrinks_and_grows(ranks: Ranks, job, tmp_path):
+    """The two ranks that go on take each other's places, and so each other's parts."""
+    changes = {"degrees": Degrees(tensor=2), "norm": "cut"}
+    expected = losses_of_whole(ranks, job("whole", **changes))
+    settings = job("broken", (3, 2, "BACKWARD"), hold_step=6, **changes)
+    group = ranks.start(settings, 4)
+    everyone = list(group)
+    group[3].until_death()
+    ranks.abort(group[:3], 1)
+    group[0].kill()
+    small = [group[1], group[2]]
+    ranks.assign(small, 2)
+    newcomers = [ranks.park(settings) for _ in range(2)]
+    for rank in small:
+        rank.until_step(6)
+    for rank in small:
+        rank.send(Leave(reason="two more can join", stay=True))
+    (tmp_path / "go on").touch()
+    assert {rank.until(Left).step for rank in small} == {7}
+    large = [newcomers[0], *small, newcomers[1]]
+    ranks.assign(large, 3)
+    finish(large)
+    told = [*everyone, *newcomers]
+    resumed = [message.source for rank in told for message in rank.all(Resumed)]
+    assert resumed == ["beginning", MEMORY, MEMORY]
+    assert losses(told) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_hand_over_at_a_boundary_redoes_nothing(ranks: Ranks, job, tmp_path) -> None:
     expected = losses_of_whole(ranks, job("whole", sharding=Sharding.ZERO2))
     settings = job("moved", sharding=Sharding.ZERO2, hold_step=4)
