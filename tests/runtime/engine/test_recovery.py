@@ -154,6 +154,44 @@ def test_a_killed_stage_costs_no_bit(ranks: Ranks, job, tmp_path, degrees) -> No
         assert weights[name].equal(tensor), name
 
 
+def test_a_lost_stage_without_copy_comes_from_the_newest_checkpoint(ranks: Ranks, job, tmp_path):
+    expected = losses_of_whole(ranks, job("whole", degrees=Degrees(pipeline=4)))
+    checkpoint = CheckpointSettings(
+        path=str(tmp_path / "broken"), every_seconds=None, every_steps=3
+    )
+    settings = job(
+        "broken",
+        (2, 8, "BACKWARD"),
+        degrees=Degrees(pipeline=4),
+        recovery=RecoverySettings(heartbeat_seconds=0.05, copies=0),
+        checkpoint=checkpoint,
+    )
+    broken = run(ranks, settings, [2])
+    sources = [message.source for rank in broken for message in rank.all(Resumed)]
+    assert sources[0] == "beginning"
+    assert sources[1] != MEMORY
+    assert losses(broken) == expected
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["FORWARD", "BACKWARD", "REDUCE", "PREPARE", "GATE", "APPLY"])
+@pytest.mark.parametrize(
+    "degrees", [Degrees(pipeline=4), Degrees(data=2, pipeline=2)], ids=["stages", "replicas"]
+)
+def test_every_stage_may_be_killed_at_every_moment(
+    ranks: Ranks, job, tmp_path, degrees, moment
+) -> None:
+    whole = run(ranks, job("whole", degrees=degrees), [])
+    deaths = [(rank, 1 + 2 * rank, moment) for rank in range(4)]
+    broken = run(ranks, job("broken", *deaths, degrees=degrees), [0, 1, 2, 3])
+    resumed = [message for rank in broken for message in rank.all(Resumed)]
+    assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
+    assert losses(broken) == losses(whole)
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert weights[name].equal(tensor), name
+
+
 def losses_of_whole(ranks: Ranks, settings: JobSettings) -> dict[int, float]:
     """What the undisturbed job comes to with four ranks."""
     return losses(run(ranks, settings, []))
