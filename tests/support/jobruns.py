@@ -16,6 +16,20 @@ TASKS = Path(__file__).parents[1] / "runtime" / "job"
 REKNIT = Path(sys.executable).parent / "reknit"
 
 
+def spec(sharding: str, **config: Any) -> dict[str, Any]:
+    """Of a job that trains the small task, with this configuration."""
+    return {
+        "entrypoint": {"function": "tasks:train", "config": config},
+        "parallelism": {"sharding": sharding},
+        "checkpoint": {"everySteps": 4},
+    }
+
+
+def two_pods(sharding: str, **config: Any) -> dict[str, Any]:
+    """The same, with its two ranks in a pod each."""
+    return spec(sharding, **config) | {"workers": {"replicas": 2, "processesPerReplica": 1}}
+
+
 @dataclass(frozen=True)
 class Process:
     """A process of a run."""

@@ -3,7 +3,7 @@
 from reknit.coordinator.events import HangUp, Outcome
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.records import write
-from reknit.coordinator.state import Agent, Membership
+from reknit.coordinator.state import Agent, Membership, newest
 from reknit.protocol.agents import Register
 
 
@@ -39,9 +39,10 @@ def displace(state: Membership, message: Register, now: float) -> Outcome:
     """
     place = message.replica if message.role == "worker" else message.place
     holder = holder_of(state, place, message.agent)
-    if state.gathering_until is None or holder is None or message.generation is None:
+    latest = newest(message.latest, message.generation)
+    if state.gathering_until is None or holder is None or latest is None:
         return state, ()
-    if holder.running is not None and holder.running.key() >= message.generation.key():
+    if holder.latest is not None and holder.latest.key() >= latest.key():
         return state, ()
     note = write(now, "AgentLost", f"{holder.name} has lost its place to {message.agent}.")
     hang_up = () if holder.connection is None else (HangUp(holder.connection),)

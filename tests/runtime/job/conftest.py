@@ -1,5 +1,6 @@
 """Fixtures that start whole jobs."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,25 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
             run.process.send_signal(signal.SIGKILL)
         with run.process:
             pass
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """A run of the small task to its end, the only one of its kind for all tests.
+
+    Args of what it returns: the manifest's `spec`, as for `Cli.manifest`.
+    """
+    cli = Cli(tmp_path_factory.mktemp("undisturbed"))
+    finished: dict[str, Run] = {}
+
+    def run(**spec: Any) -> Run:
+        kind = json.dumps(spec, sort_keys=True)
+        if kind not in finished:
+            finished[kind] = cli.run(cli.manifest(**spec))
+        assert finished[kind].process.returncode == 0, finished[kind].output
+        return finished[kind]
+
+    return run
 
 
 @pytest.fixture

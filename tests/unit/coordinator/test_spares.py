@@ -265,6 +265,37 @@ def test_one_that_had_a_place_gets_it_back_when_it_is_empty_again(drive) -> None
     assert [place.agent for place in begins[-1].places] == ["new", "s1"]
 
 
+ENDED = {"latest": OLD, "world_size": 2, "promised": 1}
+"""What an agent says that has left the generation, which an earlier coordinator has ended."""
+
+
+def test_a_spare_is_promoted_by_a_coordinator_that_comes_between_two_generations(drive) -> None:
+    job = drive(incarnation=2, num_spares=1, num_workers=3)
+    for replica in (0, 1):
+        job.register(replica, **ENDED | {"world_size": 3})
+    spare(job, 0)
+    pass_time(job, 5.2, 0, 1)
+    assert [member.agent for member in job.state.current.members] == ["w0", "w1", "s0"]
+
+
+def test_a_coordinator_between_two_generations_needs_the_majority_of_the_last(drive) -> None:
+    job = drive(incarnation=2, num_spares=1)
+    job.register(0, **ENDED)
+    spare(job, 0)
+    pass_time(job, 30, 0)
+    assert job.state.current is None
+
+
+def test_an_older_generation_gives_way_to_one_that_is_over_already(drive) -> None:
+    job = drive(incarnation=2)
+    older = Generation(incarnation=1, counter=2)
+    slot = SlotReport(slot=0, pid=1, generation=older, rank=1, phase=Phase.STEP, step=3)
+    job.register(0, **ENDED)
+    sent = job.register(1, generation=older, latest=older, world_size=2, slots=(slot,), promised=1)
+    assert [type(message) for message in sent] == [Welcome, End]
+    assert job.state.previous.id == OLD
+
+
 def test_a_smaller_world_grows_by_a_spare(drive) -> None:
     job = drive(num_workers=3, num_spares=1, may_shrink=True)
     job.begin()
