@@ -49,6 +49,7 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         is_spare=message.role == "spare",
         claim=message.place,
         is_warm=places.is_warm(state.policy, message.num_warm),
+        num_miscomputed=known.num_miscomputed if known else 0,
         instead_of=known.instead_of if known else None,
     )
     state = replace(

@@ -52,6 +52,8 @@ class Agent:
     """It has a warm process for each of its places."""
     claim: int | None = None
     """The worker's place that a spare itself says it was given."""
+    num_miscomputed: int = 0
+    """Processes of it that have ended because they compute wrong numbers."""
     instead_of: str | None = None
     """The agent whose place a spare was given, as far as known."""
 

@@ -15,6 +15,7 @@ from reknit.protocol.agents import (
     Welcome,
 )
 from reknit.protocol.base import Generation
+from reknit.protocol.outcome import ExitClass
 from reknit.protocol.ranks import Phase
 from reknit.protocol.status import MembershipPhase, Promotion
 
@@ -163,6 +164,19 @@ def test_a_warm_spare_comes_first(drive) -> None:
     confirm(job, "w2")
     begins = [m for m in job.stop(0, 1) if isinstance(m, Begin)]
     assert [place.agent for place in begins[0].places] == ["w0", "w1", "s1"]
+
+
+def test_a_pod_whose_processes_compute_wrong_numbers_twice_is_sent_away(drive) -> None:
+    job = drive(num_workers=3, num_spares=1)
+    spare(job)
+    job.begin()
+    assert not any(isinstance(m, Refuse) for m in job.fail(1, "nan", ExitClass.WRONG_NUMBERS))
+    job.stop()
+    assert [member.agent for member in job.state.current.members] == ["w0", "w1", "w2"]
+    [refusal] = [m for m in job.fail(1, "nan", ExitClass.WRONG_NUMBERS) if isinstance(m, Refuse)]
+    assert refusal.final
+    job.stop(0, 2)
+    assert [member.agent for member in job.state.current.members] == ["w0", "s0", "w2"]
 
 
 def test_two_workers_are_replaced_at_once_by_two_spares(drive) -> None:
