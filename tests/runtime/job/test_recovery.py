@@ -160,6 +160,34 @@ def test_a_stop_without_its_checkpoint_says_so_in_its_last_words(cli: Cli, tmp_p
     assert f"rank 1 has left: {lost}" in log
 
 
+def agent_of(run: Run, pod: str) -> int:
+    [agent] = [
+        process.pid
+        for process in session_processes(run.process.pid)
+        if "reknit.agent" in process.command.split()
+        and f"REKNIT_POD_NAME={pod}\0".encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+    ]
+    return agent
+
+
+def test_a_pod_whose_agent_is_heard_again_too_late_does_no_harm(
+    cli: Cli, undisturbed: Callable[..., Run], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run = cli.start(cli.manifest(**two_pods("ZeRO2", wait_for=str(gate), wait_step=6)))
+    run.wait_for_step(6)
+    agent = agent_of(run, "task-worker-1")
+    os.kill(agent, signal.SIGSTOP)
+    run.wait_for_events("AgentLost")
+    os.kill(agent, signal.SIGCONT)
+    gate.touch()
+    assert run.finish() == 0, run.output + run.errors
+    assert len(run.events("GenerationBegun")) == 2
+    assert [event["detail"] for event in run.events("Resumed")][1:] == ["memory"]
+    assert run.losses() == undisturbed(**two_pods("ZeRO2")).losses()
+    assert run.weights() == undisturbed(**two_pods("ZeRO2")).weights()
+
+
 def test_a_smaller_world_goes_on_when_the_pod_of_half_of_it_is_gone(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -176,13 +204,7 @@ def test_a_smaller_world_goes_on_when_the_pod_of_half_of_it_is_gone(
     content["workers"] = {"replicas": 2, "processesPerReplica": 1, "minReplicas": 1}
     run = cli.start(cli.manifest(**content), PYTHONPATH=f"{late}:{TASKS}")
     run.wait_for_step(6)
-    [agent] = [
-        process.pid
-        for process in session_processes(run.process.pid)
-        if "reknit.agent" in process.command.split()
-        and b"REKNIT_POD_NAME=task-worker-1\0" in Path(f"/proc/{process.pid}/environ").read_bytes()
-    ]
-    os.kill(agent, signal.SIGKILL)
+    os.kill(agent_of(run, "task-worker-1"), signal.SIGKILL)
     run.wait_for_events("GenerationBegun", 2)
     gate.touch()
     assert run.finish() == 0, run.output + run.errors
