@@ -34,6 +34,7 @@ def test_no_schedule_hangs_a_job_or_loses_a_step_that_somebody_holds(world, faul
             fault(random.choice(moments), random.choice(kinds), random.randrange(10))
             for _ in range(random.randint(1, 10))
         )
+        num_spares = random.choice([0, 0, 1])
         num_workers, per_worker = random.choice([(3, 1), (2, 2), (1, 3), (4, 1)])
         job = world(
             seed,
@@ -41,9 +42,10 @@ def test_no_schedule_hangs_a_job_or_loses_a_step_that_somebody_holds(world, faul
             max_delay=random.uniform(0.001, 0.3),
             num_workers=num_workers,
             processes_per_worker=per_worker,
-            num_spares=random.choice([0, 0, 1]),
+            num_spares=num_spares,
         )
         assert job.run().exit_class is ExitClass.SUCCEEDED, seed
         if all(one.kind != ORDER for one in faults):
-            assert job.num_sacrificed == 0, f"{seed}: whoever was well lived on"
+            # Who was cut off until a spare had its place ends when it is heard again.
+            assert not job.num_sacrificed or num_spares, f"{seed}: whoever was well lived on"
             assert all(version == newest for version, newest in job.resumptions), seed
