@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobruns import TASKS, Cli, Run, session_processes, spec, two_pods, wait_for_end
+from jobruns import OWN_NURSERY, TASKS, Cli, Run, session_processes, spec, two_pods, wait_for_end
 
 
 @pytest.mark.parametrize("sharding", [pytest.param("None", marks=pytest.mark.long), "ZeRO2"])
@@ -202,7 +202,7 @@ def test_a_smaller_world_goes_on_when_the_pod_of_half_of_it_is_gone(
     content = spec("None", wait_for=str(gate), wait_step=6)
     content["recovery"] = {"onLoss": "Shrink"}
     content["workers"] = {"replicas": 2, "processesPerReplica": 1, "minReplicas": 1}
-    run = cli.start(cli.manifest(**content), PYTHONPATH=f"{late}:{TASKS}")
+    run = cli.start(cli.manifest(**content), PYTHONPATH=f"{late}:{TASKS}", **OWN_NURSERY)
     run.wait_for_step(6)
     os.kill(agent_of(run, "task-worker-1"), signal.SIGKILL)
     run.wait_for_events("GenerationBegun", 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobruns import Cli, Run, session_processes, two_pods
+from jobruns import OWN_NURSERY, Cli, Run, session_processes, two_pods
 
 TARGET_SECONDS = 2.0
 """From the end of the pod to the next completed step."""
@@ -39,7 +39,9 @@ def test_a_spare_takes_the_place_of_a_lost_pod(
 ) -> None:
     gate, end = tmp_path / "gate", tmp_path / "end"
     waits = {"wait_for": str(gate), "wait_step": 8, "wait_at_end": str(end)}
-    run = cli.start(cli.manifest(**two_pods(sharding, **waits), spares={"replicas": 1}))
+    run = cli.start(
+        cli.manifest(**two_pods(sharding, **waits), spares={"replicas": 1}), **OWN_NURSERY
+    )
     run.wait_for_step(8)
     run.wait_for_log("*-spare-0.log", "a parked process is warm")
     killed = kill_pod(run, "task-worker-1")
