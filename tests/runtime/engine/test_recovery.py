@@ -173,6 +173,26 @@ def test_a_lost_stage_without_copy_comes_from_the_newest_checkpoint(ranks: Ranks
     assert losses(broken) == expected
 
 
+def test_stages_change_places_in_a_smaller_world(ranks: Ranks, job, tmp_path) -> None:
+    """Of two pipelines one is left, whose ranks come back in the other order."""
+    degrees = Degrees(pipeline=2)
+    expected = losses_of_whole(ranks, job("whole", degrees=degrees, norm="layer"))
+    settings = job("broken", (3, 2, "BACKWARD"), degrees=degrees, norm="layer")
+    group = ranks.start(settings, 4, environment=ledger(tmp_path))
+    everyone = list(group)
+    group[3].until_death()
+    survivors = [group[2], group[0]]
+    ranks.abort(group[:3], 1)
+    group[1].kill()
+    ranks.assign(survivors, 2)
+    finish(survivors)
+    assert survivors[0].all(Resumed)[-1].source == MEMORY
+    assert losses(everyone) == pytest.approx(expected, rel=1e-6)
+    samples = samples_by_version(tmp_path)
+    assert [len(step) for step in samples] == [8] * STEPS
+    assert sorted(sample for step in samples[:5] for sample in step) == list(range(40))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("moment", ["FORWARD", "BACKWARD", "REDUCE", "PREPARE", "GATE", "APPLY"])
 @pytest.mark.parametrize(
