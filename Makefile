@@ -12,7 +12,7 @@ TAG := 0.1.0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test unit simulation runtime lint type contracts generated gen pins test-long test-apiserver \
-	images kind-up kind-down demo bench-overhead bench-ps bench-recovery clean
+	images kind-up kind-down demo bench-overhead bench-pipeline bench-ps bench-recovery clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ demo: $(STAMP) ## Train the small GPT with 4 ranks, kill one, and see it finish
 
 bench-overhead: $(STAMP) ## Measure throughput against bare DDP and bare DeepSpeed
 	@$(ENV) $(BIN)/python tests/bench/overhead
+
+bench-pipeline: $(STAMP) ## Measure how long the ranks of a pipeline wait, against the formula
+	@$(ENV) $(BIN)/python tests/bench/pipeline
 
 bench-ps: $(STAMP) ## Measure parameter servers against torch RPC
 	@$(ENV) $(BIN)/python tests/bench/ps

@@ -51,12 +51,20 @@ class Config:
 Spoil: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
+class Spoiling(nn.Module):
+    """Hands on its input, and lets a test spoil what flows back through it."""
+
+    def __init__(self, spoil: Spoil) -> None:
+        super().__init__()
+        self.forward = spoil
+
+
 class Net(nn.Module):
     """With tied weights and a buffer that each forward changes."""
 
     def __init__(self, norm: str = "batch", spoil: Spoil = lambda x: x) -> None:
         super().__init__()
-        self.spoil = spoil
+        self.spoil = Spoiling(spoil)
         self.first = nn.Linear(6, 6)
         self.norm = nn.BatchNorm1d(6) if norm == "batch" else nn.LayerNorm(6)
         self.activation = nn.Tanh()
@@ -65,7 +73,14 @@ class Net(nn.Module):
         self.second.weight = self.first.weight
 
     def pipeline_layers(self) -> list[nn.Module]:
-        return [self.first, self.norm, self.activation, self.dropout, self.second]
+        return [
+            self.first,
+            self.spoil,
+            self.norm,
+            self.activation,
+            self.dropout,
+            self.second,
+        ]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(self.dropout(self.activation(self.norm(self.spoil(self.first(x))))))

@@ -163,6 +163,64 @@ def test_a_killed_stage_costs_no_bit(ranks: Ranks, job, tmp_path, degrees) -> No
     check_kills(ranks, job, tmp_path, degrees=degrees)
 
 
+def test_a_lost_stage_without_copy_comes_from_the_newest_checkpoint(ranks: Ranks, job, tmp_path):
+    expected = losses_of_whole(ranks, job("whole", degrees=Degrees(pipeline=4)))
+    checkpoint = CheckpointSettings(
+        path=str(tmp_path / "broken"), every_seconds=None, every_steps=3
+    )
+    settings = job(
+        "broken",
+        (2, 8, "BACKWARD"),
+        degrees=Degrees(pipeline=4),
+        recovery=RecoverySettings(heartbeat_seconds=0.05, copies=0),
+        checkpoint=checkpoint,
+    )
+    broken = run(ranks, settings, [2])
+    sources = [message.source for rank in broken for message in rank.all(Resumed)]
+    assert sources[0] == "beginning"
+    assert sources[1] != MEMORY
+    assert losses(broken) == expected
+
+
+def test_stages_change_places_in_a_smaller_world(ranks: Ranks, job, tmp_path) -> None:
+    """Of two pipelines one is left, whose ranks come back in the other order."""
+    degrees = Degrees(pipeline=2)
+    expected = losses_of_whole(ranks, job("whole", degrees=degrees, norm="layer"))
+    settings = job("broken", (3, 2, "BACKWARD"), degrees=degrees, norm="layer")
+    group = ranks.start(settings, 4, environment=ledger(tmp_path))
+    everyone = list(group)
+    group[3].until_death()
+    survivors = [group[2], group[0]]
+    ranks.abort(group[:3], 1)
+    group[1].kill()
+    ranks.assign(survivors, 2)
+    finish(survivors)
+    assert survivors[0].all(Resumed)[-1].source == MEMORY
+    assert losses(everyone) == pytest.approx(expected, rel=1e-6)
+    samples = samples_by_version(tmp_path)
+    assert [len(step) for step in samples] == [8] * STEPS
+    assert sorted(sample for step in samples[:5] for sample in step) == list(range(40))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["FORWARD", "BACKWARD", "REDUCE", "PREPARE", "GATE", "APPLY"])
+@pytest.mark.parametrize(
+    "degrees", [Degrees(pipeline=4), Degrees(data=2, pipeline=2)], ids=["stages", "replicas"]
+)
+def test_every_stage_may_be_killed_at_every_moment(
+    ranks: Ranks, job, tmp_path, degrees, moment
+) -> None:
+    whole = run(ranks, job("whole", degrees=degrees), [])
+    deaths = [(rank, 1 + 2 * rank, moment) for rank in range(4)]
+    broken = run(ranks, job("broken", *deaths, degrees=degrees), [0, 1, 2, 3])
+    resumed = [message for rank in broken for message in rank.all(Resumed)]
+    assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
+    assert losses(broken) == losses(whole)
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert weights[name].equal(tensor), name
+
+
 def losses_of_whole(ranks: Ranks, settings: JobSettings) -> dict[int, float]:
     """What the undisturbed job comes to with four ranks."""
     return losses(run(ranks, settings, []))

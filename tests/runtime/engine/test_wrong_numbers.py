@@ -8,7 +8,7 @@ import pytest
 from ranks import Rank, Ranks
 from safetensors.torch import load_file
 
-from reknit.layout import Precision, Sharding
+from reknit.layout import Degrees, Precision, Sharding
 from reknit.protocol.outcome import ExitClass
 from reknit.protocol.ranks import MEMORY, Failed, Finished, Resumed, StepDone, WrongNumbers
 from reknit.protocol.settings import (
@@ -95,6 +95,44 @@ def test_what_was_wrong_once_is_not_committed_and_its_rank_is_named(
     (found,) = group[0].all(WrongNumbers)
     assert (found.step, found.blame, found.ranks) == (20, "Passing", (2,))
     assert losses(group) == expected
+    assert_same_weights(tmp_path, "struck")
+
+
+TWO_PIPELINES = Degrees(data=2, pipeline=2)
+
+
+def test_all_stages_that_share_what_was_wrong_are_named(ranks, job, tmp_path):
+    """Rank 1 is the first stage of the second pipeline, and rank 3 the other one."""
+    settings = job("whole").model_copy(update={"degrees": TWO_PIPELINES})
+    expected = undisturbed(ranks, settings)
+    settings = job("struck", wrong=(1, 5, "nan", False))
+    group = ranks.start(settings.model_copy(update={"degrees": TWO_PIPELINES}), 4)
+    finish(group)
+    (found,) = group[0].all(WrongNumbers)
+    assert (found.step, found.blame, found.ranks) == (5, "Passing", (1, 3))
+    assert losses(group) == expected
+    assert_same_weights(tmp_path, "struck")
+
+
+def test_all_stages_of_a_pipeline_that_stays_wrong_are_replaced(ranks, job, tmp_path):
+    settings = job("whole").model_copy(update={"degrees": TWO_PIPELINES})
+    expected = undisturbed(ranks, settings)
+    settings = job("struck", wrong=(1, 3, "nan", True))
+    settings = settings.model_copy(update={"degrees": TWO_PIPELINES})
+    group = ranks.start(settings, 4)
+    everyone = list(group)
+    for victim in (1, 3):
+        error = group[victim].until(Failed).error
+        assert error.exit_class is ExitClass.WRONG_NUMBERS
+        assert "computed on rank 1 and rank 3 again and again" in error.exception
+        assert group[victim].exit_status() == 65
+    ranks.abort([group[0], group[2]], 1)
+    group[1], group[3] = (ranks.park(settings) for _ in range(2))
+    everyone += [group[1], group[3]]
+    ranks.assign(group, 2)
+    finish(group)
+    assert [message.source for message in group[0].all(Resumed)][-1] == MEMORY
+    assert losses(everyone) == expected
     assert_same_weights(tmp_path, "struck")
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from reknit.layout import Degrees, Sharding
-from reknit.protocol.inspection import Inspection
+from reknit.protocol.inspection import Inspection, StageInfo
 from reknit.protocol.settings import BatchSettings, JobSettings
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.cli.manifests import local_settings
@@ -54,6 +54,27 @@ def test_a_terminal_gets_rules_and_everything_else_does_not() -> None:
         assert ("─" in text) is terminal
         assert ("\x1b[" in text) is terminal
         assert "1000000" in text
+
+
+def test_stages_and_what_their_schedule_costs(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    piped = settings.model_copy(
+        update={
+            "degrees": Degrees(pipeline=4),
+            "num_workers": 4,
+            "processes_per_worker": 1,
+            "batch": BatchSettings(global_batch=32, micro=4),
+        }
+    )
+    stages = tuple(
+        StageInfo(layers=(f"a{number}", f"b{number}"), num_elements=1000) for number in range(4)
+    )
+    text = shown(make_plan(piped, inspection.model_copy(update={"stages": stages})))
+    assert "3  3      a3 to b3" in text
+    assert "OneForwardOneBackward with 8 micro-batches in each pipeline" in text
+    assert "a rank waits for 27.3% of a step" in text
+    assert "keeps the activations of 4 passes at a time" in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -15,7 +15,7 @@ from reknit.errors import ConfigurationError
 from reknit.inspection.job import Inspected, InspectionJob
 from reknit.layout import Degrees, Precision, Sharding
 from reknit.protocol.inspection import Inspection
-from reknit.protocol.settings import BatchSettings, JobSettings
+from reknit.protocol.settings import BatchSettings, JobSettings, PipelineSettings
 
 WIDTH = 16
 
@@ -67,6 +67,47 @@ def test_reports_model_optimizer_and_data() -> None:
     assert found.optimizer == "torch.optim.adam.Adam"
     assert (found.optimizer_tensors, found.elementwise) == (2, True)
     assert (found.num_samples, found.total_steps) == (20, 5)
+
+
+def piped(**pipeline: Any) -> InspectionJob:
+    batch = BatchSettings(global_batch=8, micro=4)
+    return InspectionJob(
+        JobSettings(
+            name="job",
+            batch=batch,
+            num_workers=2,
+            degrees=Degrees(pipeline=2),
+            pipeline=PipelineSettings(**pipeline),
+        ),
+        batch,
+    )
+
+
+@pytest.mark.parametrize(
+    ("cut", "stages"),
+    [
+        ((), [(("0", "1"), WIDTH * WIDTH + WIDTH), (("2",), WIDTH + 1)]),
+        (("1",), [(("0",), WIDTH * WIDTH + WIDTH), (("1", "2"), WIDTH + 1)]),
+    ],
+)
+def test_reports_the_stages_of_a_pipeline(cut: tuple[str, ...], stages: list[Any]) -> None:
+    job = piped(cut=cut)
+    engine(job)
+    found = inspect(job).stages
+    assert [(stage.layers, stage.num_elements) for stage in found] == stages
+
+
+@pytest.mark.parametrize(
+    ("model", "pipeline", "sentence"),
+    [
+        (lambda: nn.Linear(WIDTH, 1), {}, "the model Linear cannot be cut into stages"),
+        (network, {"cut": ("3",)}, "3 is no layer; the layers are 0, 1, 2"),
+        (lambda: nn.Sequential(nn.Linear(WIDTH, 1)), {}, "1 layers do not make 2 stages"),
+    ],
+)
+def test_a_model_that_cannot_be_cut_is_refused(model: Any, pipeline: Any, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        engine(piped(**pipeline), model=model)
 
 
 def test_takes_no_memory_for_a_model_that_fits_nowhere() -> None:

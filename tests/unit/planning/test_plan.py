@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reknit.layout import BatchPlan, Degrees, Sharding
 from reknit.mesh import Mesh
-from reknit.protocol.inspection import Inspection
+from reknit.protocol.inspection import Inspection, StageInfo
 from reknit.protocol.settings import CheckpointSettings, JobSettings
 from reknit_operator.planning.batches import arithmetic
 from reknit_operator.planning.plan import Plan, cut_obstacle, make_plan
@@ -146,6 +146,56 @@ def test_stages_have_replicas_along_the_data_axis(
     else:
         assert found.survivable is not None
         assert found.survivable.startswith(survivable)
+
+
+STAGES = (
+    StageInfo(layers=("a",), num_elements=800),
+    StageInfo(layers=("b", "c"), num_elements=200),
+)
+
+
+@pytest.fixture
+def piped(settings: JobSettings) -> JobSettings:
+    """Two pipelines of two stages, a stage in each pod."""
+    return settings.model_copy(update={"degrees": Degrees(pipeline=2)})
+
+
+def test_a_pipeline_is_planned_stage_by_stage(piped: JobSettings, inspection: Inspection) -> None:
+    plan = make_plan(piped, inspection.model_copy(update={"stages": STAGES}))
+    assert plan.pipeline is not None
+    assert [(s.ranks, s.first, s.last, s.num_elements) for s in plan.pipeline.stages] == [
+        ((0, 1), "a", "a", 800),
+        ((2, 3), "b", "c", 200),
+    ]
+    # Eight micro-batches in two pipelines.
+    assert plan.pipeline.num_micro_batches == 4
+    assert plan.pipeline.bubble == 1 / 5
+    assert plan.pipeline.in_flight == 2
+
+
+def test_every_rank_has_room_for_the_fullest_stage(
+    piped: JobSettings, inspection: Inspection
+) -> None:
+    changes = {"stages": STAGES, "activation_bytes": {Sharding.NONE: 6000}}
+    [choice] = make_plan(piped, inspection.model_copy(update=changes)).choices
+    memory = choice.memory
+    # 800 trained elements, 100 frozen ones and the buffer; two tensors of Adam's.
+    assert memory.parameters == 4 * 900 + 80
+    assert memory.gradients == 4 * 800
+    assert memory.optimizer == 8 * 800
+    assert memory.activations == 6000 * 2 // 2
+    # Both ranks of a stage share a pod, so that a copy is kept in the other one.
+    assert memory.copies == 16 * 800
+    assert choice.redundancy.survivable == "all ranks but one"
+
+
+def test_stages_with_replicas_in_other_pods_need_no_copies(
+    piped: JobSettings, inspection: Inspection
+) -> None:
+    spread = piped.model_copy(update={"num_workers": 4, "processes_per_worker": 1})
+    [choice] = make_plan(spread, inspection.model_copy(update={"stages": STAGES})).choices
+    assert choice.memory.copies == 0
+    assert choice.redundancy.source == "another rank with the same part of the model"
 
 
 @pytest.mark.parametrize(

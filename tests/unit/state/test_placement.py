@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reknit.state.placement import failure_domains, holders, wards
+from reknit.state.placement import copies_needed, failure_domains, holders, wards
 
 
 def layout(*sizes: int) -> list[str]:
@@ -16,6 +16,24 @@ def layout(*sizes: int) -> list[str]:
 
 def everyone(nodes, copies):
     return [holders(rank, nodes, copies) for rank in range(len(nodes))]
+
+
+@pytest.mark.parametrize(
+    ("shares", "domains", "needed"),
+    [
+        ([0, 0, 0, 0], layout(2, 2), False),
+        ([0, 0, 0, 0], layout(4), False),
+        ([0, 1, 2, 3], layout(2, 2), True),
+        ([0], layout(1), True),
+        # Replicas of each share on one node, and on two.
+        ([0, 0, 1, 1], layout(2, 2), True),
+        ([0, 1, 0, 1], layout(2, 2), False),
+        ([0, 0, 1, 1], layout(4), False),
+        ([0, 0, 1, 2], layout(4), True),
+    ],
+)
+def test_copies_are_needed_where_all_replicas_may_be_lost_at_once(shares, domains, needed):
+    assert copies_needed(shares, domains, 2) == (2 if needed else 0)
 
 
 @pytest.mark.parametrize(
