@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from reknit.comm.compression import FORMATS, compress_buckets
 from reknit.comm.group import RankGroup
 from reknit.job import Loss
 from reknit.layout import Precision
+from reknit.protocol.settings import Compression
 from reknit.state.description import Interval, LocalState, StateSource
 from reknit.state.intervals import Placed
 from reknit.state.layout import Holder, StateLayout
@@ -38,6 +40,7 @@ class Replicated(Strategy):
         *,
         seed: int,
         precision: Precision,
+        compression: Compression = Compression.NONE,
         built: Built | None = None,
         installs: bool = False,
     ) -> None:
@@ -47,6 +50,7 @@ class Replicated(Strategy):
         self.model = built.model
         self.optimizer = built.optimizer
         self._precision = precision
+        self._compression = compression
         self._loss_module = LossModule(built.model, recipe.loss, group.device, precision)
         # Never used in a forward. With one such DDP does not advise, from C++ and on every rank,
         # against looking for unused parameters.
@@ -123,7 +127,13 @@ class Replicated(Strategy):
         self._group = group
         self._factors = averaging_factors(group.world_size, self._precision)
         if group.world_size > 1:
-            self._parallel = _parallel(self._loss_module, group.device)
+            self._wrap(group)
+
+    def _wrap(self, group: RankGroup) -> None:
+        """DDP around the model; it reduces, in a lower format if that was asked for."""
+        self._parallel = _parallel(self._loss_module, group.device)
+        if self._compression in FORMATS:
+            compress_buckets(self._parallel, FORMATS[self._compression], group.world_size)
 
     def _layout(self) -> StateLayout:
         updated = {

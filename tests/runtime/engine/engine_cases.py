@@ -19,7 +19,7 @@ from reknit.errors import ConfigurationError
 from reknit.layout import BatchPlan, Precision, Sharding
 from reknit.protocol.base import Endpoint, Generation, Json
 from reknit.protocol.ranks import Assign
-from reknit.protocol.settings import JobSettings
+from reknit.protocol.settings import CommunicationSettings, JobSettings
 from reknit.state.description import Interval, LocalState, TensorSpec
 from reknit.strategies.base import Recipe
 from reknit.strategies.choose import make_strategy
@@ -57,6 +57,8 @@ class Case:
     deepspeed: tuple[tuple[str, Json], ...] = ()
     """Items of the user's DeepSpeed configuration."""
 
+    communication: CommunicationSettings = field(default_factory=CommunicationSettings)
+
     @property
     def plan(self) -> BatchPlan:
         micro = self.micro or self.global_batch // (self.num_ranks * self.accumulation)
@@ -68,7 +70,11 @@ class Case:
         if self.sharding is Sharding.ZERO3 and self.threshold is not None:
             config["zero_optimization"] = {"stage3_param_persistence_threshold": self.threshold}
         return JobSettings(
-            name="case", sharding=self.sharding, precision=self.precision, deepspeed_config=config
+            name="case",
+            sharding=self.sharding,
+            precision=self.precision,
+            deepspeed_config=config,
+            communication=self.communication,
         )
 
 

@@ -27,9 +27,13 @@ from reknit.protocol.ranks import (
 )
 from reknit.protocol.settings import (
     ENV_LEDGER,
+    BatchSettings,
     CheckpointSettings,
+    CommunicationSettings,
+    Compression,
     JobSettings,
     RecoverySettings,
+    RoundSettings,
 )
 
 STEPS = 12
@@ -132,6 +136,47 @@ def test_a_killed_rank_costs_no_bit(ranks: Ranks, job, tmp_path, sharding) -> No
     weights = load_file(tmp_path / "broken" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
         assert weights[name].equal(tensor), name
+
+
+QUIET = {
+    "BF16": CommunicationSettings(compression=Compression.BF16),
+    "DiLoCo": CommunicationSettings(
+        rounds=RoundSettings(local_steps=2, outer_learning_rate=0.7, outer_momentum=0.9)
+    ),
+}
+
+
+@pytest.mark.parametrize("communication", QUIET.values(), ids=QUIET)
+def test_a_killed_rank_costs_no_bit_of_what_communicates_less(
+    ranks: Ranks, job, tmp_path, communication
+) -> None:
+    """Every moment of a step or a round; what a rank's optimizer remembers comes from a copy."""
+    changes = {"communication": communication, "batch": BatchSettings(global_batch=16, micro=2)}
+    whole = run(ranks, job("whole", **changes), [])
+    deaths = [((step + 1) % 4, step, moment) for step, moment in MOMENTS if moment != "EVALUATE"]
+    broken = run(ranks, job("broken", *deaths, **changes), [victim for victim, _, _ in deaths])
+    resumed = [message for rank in broken for message in rank.all(Resumed)]
+    assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
+    assert losses(broken) == losses(whole)
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert weights[name].equal(tensor), name
+
+
+def test_what_power_sgd_has_left_out_on_a_lost_rank_is_lost_and_told(
+    ranks: Ranks, job, tmp_path
+) -> None:
+    changes = {
+        "communication": CommunicationSettings(compression=Compression.POWER_SGD, power_sgd_rank=1)
+    }
+    whole = losses(run(ranks, job("whole", **changes), []))
+    broken = run(ranks, job("broken", (2, 4, "BACKWARD"), **changes), [2])
+    begun, went_on = [message for rank in broken for message in rank.all(Resumed)]
+    assert (begun.anew, went_on.anew, went_on.source) == ((), (2,), MEMORY)
+    found = losses(broken)
+    assert [found[step] for step in range(1, 6)] == [whole[step] for step in range(1, 6)]
+    assert found[STEPS] != whole[STEPS]
+    assert found[STEPS] == pytest.approx(whole[STEPS], rel=0.1)
 
 
 def losses_of_whole(ranks: Ranks, settings: JobSettings) -> dict[int, float]:

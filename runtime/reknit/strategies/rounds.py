@@ -1,0 +1,273 @@
+"""Rounds: each rank takes steps of its own, then all take one together on what they have moved.
+
+With a common learning rate of 1 the ranks go on from the mean of their weights: local SGD (Stich,
+2019). With Nesterov momentum it is DiLoCo (Douillard et al., "DiLoCo: Distributed Low-Communication
+Training of Language Models", 2023). A round is the step of the job: what it has moved is reduced,
+passes the gate and is applied as a gradient elsewhere. Whatever the ranks do alone changes nothing
+of the committed version, so that a round that was broken off is taken anew from where it began.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from reknit.comm.compression import FORMATS, mean_of_ranks
+from reknit.comm.group import RankGroup
+from reknit.errors import CheckpointMismatchError, ConfigurationError
+from reknit.job import Loss
+from reknit.layout import BatchPlan, Precision
+from reknit.protocol.settings import Compression, RoundSettings, WorkerState
+from reknit.state.description import Interval, LocalState, StateSource
+from reknit.state.intervals import Placed
+from reknit.state.layout import Holder, StateLayout
+from reknit.state.remembered import Remembered
+from reknit.state.round_protection import RoundProtection, worker_prefix
+from reknit.strategies.base import (
+    Built,
+    LossModule,
+    Recipe,
+    Strategy,
+    build,
+    gradient_norm,
+    gradients_of,
+    persistent_buffers,
+    scale_gradients,
+)
+from reknit.trainer.gate import clip_factor
+from reknit.trainer.timing import Stopwatch
+
+
+class OuterSGD(torch.optim.SGD):
+    """The common step; by its name a checkpoint knows that it was written in rounds."""
+
+
+class Rounds(Strategy):
+    """Two sets of weights on every rank: those of the committed version, and those that move.
+
+    The user's optimizer moves the model's own parameters; gradients are clipped there, on each rank
+    alone. A parameter that goes unused in a local step has a gradient of zero in it.
+    """
+
+    clips = True
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        group: RankGroup,
+        plan: BatchPlan,
+        settings: RoundSettings,
+        *,
+        seed: int,
+        precision: Precision,
+        compression: Compression = Compression.NONE,
+        built: Built | None = None,
+        installs: bool = False,
+    ) -> None:
+        self._passes = _passes(plan, settings.local_steps)
+        built = built or build(recipe, seed=seed, device=group.device)
+        if not installs:
+            group.broadcast([*built.model.parameters(), *built.model.buffers()])
+        self.model = built.model
+        self.optimizer = built.optimizer
+        self._group = group
+        self._num_local_steps = settings.local_steps
+        self._clip = recipe.clip_grad_norm
+        self._format = FORMATS.get(compression, torch.float32)
+        self._loss_module = LossModule(built.model, recipe.loss, group.device, precision)
+        updated = {id(p) for entry in built.optimizer.param_groups for p in entry["params"]}
+        self._moving = {n: p for n, p in built.model.named_parameters() if id(p) in updated}
+        self._committed = [nn.Parameter(p.detach().clone()) for p in self._moving.values()]
+        momentum = settings.outer_momentum
+        self._outer = OuterSGD(
+            self._committed,
+            lr=settings.outer_learning_rate,
+            momentum=momentum,
+            nesterov=momentum > 0,
+        )
+        self._keeps = settings.worker_state is WorkerState.KEPT
+        self._remembered = Remembered(self._moving)
+        self._num_passes = 0
+        """Of the round under way."""
+        self._moved: list[torch.Tensor] = []
+        """The reduced gradient of the common step."""
+
+    def micro_step(
+        self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
+    ) -> torch.Tensor:
+        """Forward and backward, a local step after so many of them, the reduction at the last."""
+        if self._num_passes == 0:
+            self._remembered.give(self.optimizer)
+        with stopwatch.phase("forward"):
+            loss: torch.Tensor = self._loss_module(data)
+        with stopwatch.phase("backward"):
+            # From a share of the round's samples to one of those of a local step of one rank.
+            share = factor * self._group.world_size * self._num_local_steps
+            torch.autograd.backward(loss * share)
+        self._num_passes += 1
+        if self._num_passes % self._passes == 0:
+            with stopwatch.phase("update"):
+                self._step_alone()
+        if last:
+            with stopwatch.phase("communication"):
+                self._reduce()
+        return loss.detach()
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Of every so many tensors of what was moved, which is the same on all ranks."""
+        own = self._moved[self._group.rank :: self._group.world_size]
+        return gradient_norm(own, self._group.device)
+
+    def apply(self, factor: float) -> None:
+        """The common step; what the ranks' optimizers have come to is committed with it."""
+        scale_gradients(self._moved, factor)
+        for parameter, moved in zip(self._committed, self._moved, strict=True):
+            parameter.grad = moved
+        self._outer.step()
+        self._outer.zero_grad(set_to_none=True)
+        if self._keeps:
+            self._remembered.take(self.optimizer)
+        self.discard()
+
+    def discard(self) -> None:
+        """Back to the committed version."""
+        self._num_passes, self._moved = 0, []
+        self._loss_module.zero_grad(set_to_none=True)
+        self._return()
+
+    def complete(self, factor: float | None) -> None:
+        """The same as `apply` or `discard`, which do not communicate, and so are not broken off."""
+        if factor is None:
+            self.discard()
+        else:
+            self.apply(factor)
+
+    def describe(self) -> LocalState:
+        """The committed version, in the midst of a round too."""
+        rank, num_ranks = self._group.rank, self._group.world_size
+        state = self._layout().describe(rank, num_ranks)
+        own = self._remembered.pieces(worker_prefix(rank))
+        specs = dict(state.specs)
+        for other in range(num_ranks):
+            for name, spec in self._remembered.specs().items():
+                specs[worker_prefix(other) + name] = spec
+        return LocalState(
+            specs,
+            [*state.pieces, *own],
+            [*state.written, *own],
+            state.scalars | {"worker": self._remembered.scalars},
+            own=worker_prefix(rank) if self._keeps else None,
+        )
+
+    def install(self, source: StateSource) -> None:
+        """Reads everything; a rank that the state knows nothing of begins as another one did.
+
+        Raises:
+            CheckpointMismatchError: it is the state of another model, or of no rounds.
+        """
+        if "worker" not in source.scalars:
+            raise CheckpointMismatchError(
+                f"the checkpoint {source} does not fit: it was written without "
+                "spec.communication.rounds, go on without them"
+            )
+        self._layout().install(source)
+        if self._keeps:
+            ranks = {name.split("/")[1] for name in source.specs if name.startswith("worker/")}
+            prefix = worker_prefix(self._group.rank % max(1, len(ranks)))
+            self._remembered.install(source, prefix, source.scalars["worker"])
+        self.discard()
+
+    def evaluate(self, data: Any, loss: Loss) -> torch.Tensor:
+        """On the committed weights, as no round is under way."""
+        result: torch.Tensor = self._loss_module(data, loss)
+        return result
+
+    def regroup(self, group: RankGroup) -> bool:
+        """Goes on in place; the round that was broken off is forgotten."""
+        assert group.world_size == self._group.world_size, "a world of rounds keeps its size"
+        self._group = group
+        self.discard()
+        return True
+
+    def close(self) -> None:
+        """Nothing is held outside of its own objects."""
+
+    @property
+    def is_replicated(self) -> bool:
+        """Not what the ranks' optimizers remember."""
+        return not self._keeps
+
+    def protect(self, holders: Sequence[int], wards: Sequence[int]) -> RoundProtection:
+        """Copies of what the ranks' optimizers remember, filled; all ranks together."""
+        protection = RoundProtection(
+            self._group,
+            self.optimizer,
+            self._moving,
+            self._remembered,
+            holders=holders,
+            wards=wards,
+        )
+        protection.fill()
+        return protection
+
+    def _step_alone(self) -> None:
+        for parameter in self._moving.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = list(gradients_of(self.optimizer))
+        norm = float(gradient_norm(gradients, self._group.device)) if self._clip else 0.0
+        scale_gradients(gradients, clip_factor(norm, self._clip))
+        self.optimizer.step()
+        self._loss_module.zero_grad(set_to_none=True)
+
+    def _reduce(self) -> None:
+        """The mean over the ranks of what each has moved, as a gradient points: backwards."""
+        with torch.no_grad():
+            pairs = zip(self._committed, self._moving.values(), strict=True)
+            flat = torch.cat([(before - after).view(-1) for before, after in pairs])
+        mean_of_ranks(flat, self._group, self._format)
+        parts = torch.split(flat, [parameter.numel() for parameter in self._committed])
+        self._moved = [
+            part.view(parameter.shape)
+            for part, parameter in zip(parts, self._committed, strict=True)
+        ]
+
+    def _return(self) -> None:
+        """The model's own parameters take the committed values."""
+        with torch.no_grad():
+            for parameter, committed in zip(self._moving.values(), self._committed, strict=True):
+                parameter.copy_(committed)
+
+    def _layout(self) -> StateLayout:
+        named = zip(self._moving, self._committed, strict=True)
+        holders = tuple(
+            Holder(committed, (name,), (Placed(0, Interval(0, committed.numel()), 0),))
+            for name, committed in named
+        )
+        frozen = (
+            (f"param/{name}", parameter.detach())
+            for name, parameter in self.model.named_parameters()
+            if name not in self._moving
+        )
+        buffers = (
+            (f"buffer/{name}", buffer) for name, buffer in persistent_buffers(self.model).items()
+        )
+        return StateLayout(
+            optimizer=self._outer,
+            shapes={holder.names[0]: tuple(holder.tensor.shape) for holder in holders},
+            holders=holders,
+            replicated=True,
+            whole=dict(chain(frozen, buffers)),
+        )
+
+
+def _passes(plan: BatchPlan, local_steps: int) -> int:
+    """Forward and backward passes of a rank in each of its local steps."""
+    if plan.num_micro_batches % (plan.num_ranks * local_steps):
+        raise ConfigurationError(
+            f"spec.communication.rounds: {plan.num_micro_batches} micro-batches in a round are no "
+            f"multiple of {plan.num_ranks} ranks x {local_steps} local steps"
+        )
+    return plan.num_steps // local_steps
