@@ -6,6 +6,7 @@ from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import JobSettings
 from reknit.strategies.deepspeed_config import build_config
 from reknit_operator.planning.batches import BatchArithmetic, arithmetic
+from reknit_operator.planning.communication import Sent, divided, sent, with_communication
 from reknit_operator.planning.memory import (
     Memory,
     ModelSize,
@@ -44,6 +45,8 @@ class Plan(Message):
     total_steps: int | None
     epochs: float | None
     """How often each sample is used."""
+    sent: Sent | None
+    """What ranks send, where the job asks for less than the whole gradient of each step."""
     choices: tuple[Choice, ...]
     """Every way of sharding; empty for a command."""
     parked_bytes: int | None
@@ -81,6 +84,7 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         num_samples=samples,
         total_steps=steps,
         epochs=steps * batch.global_batch / samples if steps and samples and batch else None,
+        sent=sent(settings, inspection, degrees.data) if inspection else None,
         choices=_choices(settings, inspection, degrees) if inspection else (),
         parked_bytes=parked_memory(inspection) if inspection else None,
         last_resort=last_resort(settings.checkpoint) if inspection else None,
@@ -92,22 +96,31 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
 def _choices(settings: JobSettings, inspection: Inspection, degrees: Degrees) -> tuple[Choice, ...]:
     size = ModelSize.of(inspection)
     pods = [seat.pod for seat in seats(settings.name, settings.processes_per_worker, degrees)]
+    tensors = inspection.optimizer_tensors
+
+    def memory(sharding: Sharding) -> Memory:
+        found = memory_per_rank(
+            size,
+            sharding,
+            settings.precision,
+            num_ranks=degrees.data,
+            optimizer_tensors=tensors,
+            activations=inspection.activation_bytes.get(sharding),
+            copies=settings.recovery.copies,
+            checkpoints=settings.checkpoint is not None,
+            limits=_limits(settings, sharding),
+        )
+        if sharding.is_sharded:
+            return found
+        return with_communication(found, size, tensors, settings, degrees.data)
+
+    copies = settings.recovery.copies
     return tuple(
         Choice(
             sharding=sharding,
             chosen=sharding is settings.sharding,
-            memory=memory_per_rank(
-                size,
-                sharding,
-                settings.precision,
-                num_ranks=degrees.data,
-                optimizer_tensors=inspection.optimizer_tensors,
-                activations=inspection.activation_bytes.get(sharding),
-                copies=settings.recovery.copies,
-                checkpoints=settings.checkpoint is not None,
-                limits=_limits(settings, sharding),
-            ),
-            redundancy=redundancy(sharding, pods, settings.recovery.copies, settings.checkpoint),
+            memory=memory(sharding),
+            redundancy=redundancy(divided(settings, sharding), pods, copies, settings.checkpoint),
             obstacle=obstacle(sharding, inspection),
         )
         for sharding in Sharding

@@ -12,6 +12,7 @@ import torch
 
 from reknit.comm.group import RankGroup
 from reknit.data.seeds import derive_seed
+from reknit.traffic import is_factored, matrix_shape
 
 _SMALLEST_NORM = 1e-8
 """Of a column that is divided by its norm: one of zeros stays so."""
@@ -42,23 +43,11 @@ def first_memory(
     columns: dict[str, torch.Tensor] = {}
     for number, (name, shape) in enumerate(shapes.items()):
         size = matrix_shape(shape)
-        if is_compressed(shape, rank):
+        if is_factored(shape, rank):
             generator = torch.Generator().manual_seed(derive_seed("power-sgd", seed, number))
             left_out[name] = torch.zeros(size, device=device)
             columns[name] = torch.randn(size[1], rank, generator=generator).to(device)
     return Memory(left_out, columns)
-
-
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How a tensor is seen as a matrix: all dimensions but the first are one."""
-    rows = shape[0] if shape else 1
-    return rows, torch.Size(shape).numel() // max(1, rows)
-
-
-def is_compressed(shape: tuple[int, ...], rank: int) -> bool:
-    """Whether two factors have fewer elements than the tensor itself."""
-    rows, columns = matrix_shape(shape)
-    return (rows + columns) * rank < rows * columns
 
 
 def reduce(

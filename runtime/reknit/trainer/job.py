@@ -31,6 +31,7 @@ from reknit.trainer import closing
 from reknit.trainer.engine import RankBatch, TrainingEngine
 from reknit.trainer.link import Link
 from reknit.trainer.loading import Drawer
+from reknit.trainer.sent import sent_figures
 from reknit.trainer.session import Session
 from reknit.trainer.timing import peak_memory_bytes
 from reknit.trainer.training import Training
@@ -238,6 +239,9 @@ class RankJob(Job):
         }
         if result.loss_scale is not None:
             metrics["loss_scale"] = result.loss_scale
+        metrics |= sent_figures(
+            training.stepper.strategy, self._settings, training.group.world_size
+        )
         self._link.tell(
             StepDone(
                 generation=training.group.generation,
