@@ -66,7 +66,9 @@ def traffic(
     copied = 0
     if communication.divides_state:
         copied = min(copies, num_ranks - 1) * _FP32 * optimizer_tensors * elements
-    return Traffic(reduced, copied, plain * rounds.local_steps)
+    # With clients, all ranks together would take as many steps as these have micro-batches for.
+    taking_part = rounds.clients_per_round or num_ranks
+    return Traffic(reduced, copied, plain * rounds.local_steps * taking_part // num_ranks)
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

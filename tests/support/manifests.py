@@ -203,8 +203,26 @@ BROKEN = {
     "rounds that do not divide the batch": (
         {"spec.communication.rounds": {"localSteps": 3}, "spec.workers.replicas": 2},
         "spec.batch.global",
-        "the 64 samples of a round are no multiple of 48, which is micro x ranks x localSteps, "
-        "change one of them",
+        "the 64 samples of a round are no multiple of 48, which is micro x localSteps x "
+        "clientsPerRound or ranks, change one of them",
+    ),
+    "clients that do not divide the batch": (
+        {
+            "spec.communication.rounds": {
+                "localSteps": 2,
+                "workerState": "Fresh",
+                "clientsPerRound": 3,
+            }
+        },
+        "spec.batch.global",
+        "the 64 samples of a round are no multiple of 48, which is micro x localSteps x "
+        "clientsPerRound or ranks, change one of them",
+    ),
+    "clients that remember": (
+        {"spec.communication.rounds": {"localSteps": 2, "clientsPerRound": 4}},
+        "spec.communication.rounds.workerState",
+        "nothing is remembered of a client's optimizer, set workerState to Fresh or remove "
+        "clientsPerRound",
     ),
     "minReplicas above replicas": (
         {"spec.workers": {"replicas": 2, "minReplicas": 3}},
@@ -306,6 +324,14 @@ SOUND = {
             "rounds": {"localSteps": 4, "learningRatePercent": 70, "momentumPercent": 90},
         },
         "spec.workers.replicas": 2,
+    },
+    "clients": {
+        "spec.communication.rounds": {
+            "localSteps": 2,
+            "workerState": "Fresh",
+            "clientsPerRound": 4,
+        },
+        "spec.workers.replicas": 3,
     },
     "shrinking": {
         "spec.workers": {"replicas": 4, "minReplicas": 2},

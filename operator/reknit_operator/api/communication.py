@@ -26,6 +26,9 @@ class Rounds(Part):
     worker_state: WorkerState = WorkerState.KEPT
     """What each rank's optimizer remembers is Kept from round to round, and copied for recovery, or
     begun anew (Fresh)."""
+    clients_per_round: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Federated averaging: so many of the clients that own the samples take part in each round,
+    each for localSteps, and weigh as much as they have samples."""
 
 
 class Communication(Part):
@@ -36,4 +39,4 @@ class Communication(Part):
     power_sgd_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Columns of PowerSGD's factors; 4 if not given."""
     rounds: Rounds | None = None
-    """Rounds with steps that each rank takes alone: local SGD and DiLoCo."""
+    """Rounds with steps that each rank takes alone: local SGD, DiLoCo, federated averaging."""

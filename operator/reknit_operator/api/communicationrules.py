@@ -3,7 +3,7 @@
 from typing import Final
 
 from reknit.layout import Precision, Sharding
-from reknit.protocol.settings import Compression, OnLoss
+from reknit.protocol.settings import Compression, OnLoss, WorkerState
 from reknit_operator.api.communication import Communication
 from reknit_operator.api.rules import Rule
 from reknit_operator.api.spec import JobSpec
@@ -12,8 +12,10 @@ _HAS_ROUNDS: Final = "has(self.communication.rounds)"
 _LESS: Final = f"(self.communication.compression != 'None' || {_HAS_ROUNDS})"
 _DEPENDS_ON_RANKS: Final = f"({_HAS_ROUNDS} || self.communication.compression == 'PowerSGD')"
 _SHARE: Final = (
-    "self.batch.micro * self.workers.replicas * self.workers.processesPerReplica "
-    "* self.communication.rounds.localSteps"
+    "self.batch.micro * self.communication.rounds.localSteps "
+    "* (has(self.communication.rounds.clientsPerRound) "
+    "? self.communication.rounds.clientsPerRound "
+    ": self.workers.replicas * self.workers.processesPerReplica)"
 )
 
 
@@ -31,11 +33,11 @@ def _is_whole(spec: JobSpec) -> bool:
 
 
 def _share(spec: JobSpec) -> int:
-    """Samples that all ranks compute on between two of their steps, at least."""
+    """The fewest samples of a round: one micro-batch for each local step of each who takes part."""
     rounds, batch = spec.communication.rounds, spec.batch
     assert rounds is not None
     assert batch is not None
-    return batch.micro * spec.workers.world_size * rounds.local_steps
+    return batch.micro * rounds.local_steps * (rounds.clients_per_round or spec.workers.world_size)
 
 
 def _fits_rounds(spec: JobSpec) -> bool:
@@ -49,6 +51,16 @@ def _depends_on_ranks(communication: Communication) -> bool:
 
 
 COMMUNICATION_RULES: Final = (
+    Rule(
+        scope="spec.communication.rounds",
+        field="workerState",
+        sentence="nothing is remembered of a client's optimizer, set workerState to Fresh or "
+        "remove clientsPerRound",
+        holds=lambda rounds: (
+            rounds.clients_per_round is None or rounds.worker_state is WorkerState.FRESH
+        ),
+        cel="!has(self.clientsPerRound) || self.workerState == 'Fresh'",
+    ),
     Rule(
         scope="spec",
         field="communication",
@@ -105,7 +117,7 @@ COMMUNICATION_RULES: Final = (
         scope="spec",
         field="batch.global",
         sentence="the {global} samples of a round are no multiple of {share}, which is micro x "
-        "ranks x localSteps, change one of them",
+        "localSteps x clientsPerRound or ranks, change one of them",
         holds=_fits_rounds,
         cel=f"!{_HAS_ROUNDS} || !has(self.batch) || self.batch.global % ({_SHARE}) == 0",
         values={

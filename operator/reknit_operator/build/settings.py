@@ -77,6 +77,7 @@ def communication_settings(communication: Communication) -> CommunicationSetting
             outer_learning_rate=rounds.learning_rate_percent / 100,
             outer_momentum=rounds.momentum_percent / 100,
             worker_state=rounds.worker_state,
+            clients_per_round=rounds.clients_per_round,
         ),
     )
 

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Never
@@ -10,6 +10,7 @@ from typing import Any, Never
 import torch
 
 from reknit.checkpoint.pretrained import load_pretrained
+from reknit.data.clients import who_takes_part
 from reknit.data.drawing import Drawing
 from reknit.data.generators import seed_generators
 from reknit.data.order import DataOrder
@@ -89,6 +90,7 @@ class InspectionJob(Job):
         self.state: dict[str, Json] = {}
         self._batch = batch
         self._precision = settings.precision
+        self._communication = settings.communication
         self._engine: InspectionEngine | None = None
         self._data: _Data | None = None
 
@@ -143,9 +145,11 @@ class InspectionJob(Job):
         transform: Transform | None = None,
         collate: Collate | None = None,
         shuffle: bool = True,
+        clients: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """Draws the first micro-batch of the first step and ends the dry run."""
         num_samples = len(dataset)
+        who_takes_part(self._communication, clients, num_samples)
         total = total_steps(num_samples, steps, epochs, self._batch.global_batch)
         drawing = Drawing(dataset, transform, collate)
         first = self.draw(drawing, range(self._batch.micro), shuffle=shuffle)

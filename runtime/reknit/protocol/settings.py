@@ -129,6 +129,9 @@ class RoundSettings(Message):
     outer_momentum: float = 0.0
     """Nesterov's."""
     worker_state: WorkerState = WorkerState.KEPT
+    clients_per_round: int | None = None
+    """Owners of samples that take part, each on its rank; None: every rank does, with any samples.
+    """
 
 
 class CommunicationSettings(Message):

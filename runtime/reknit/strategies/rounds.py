@@ -2,7 +2,10 @@
 
 With a common learning rate of 1 the ranks go on from the mean of their weights: local SGD (Stich,
 2019). With Nesterov momentum it is DiLoCo (Douillard et al., "DiLoCo: Distributed Low-Communication
-Training of Language Models", 2023). A round is the step of the job: what it has moved is reduced,
+Training of Language Models", 2023). Where ranks stand in for clients, each with samples of its own,
+it is federated averaging (McMahan et al., 2017).
+
+A round is the step of the job: what it has moved is reduced,
 passes the gate and is applied as a gradient elsewhere. Whatever the ranks do alone changes nothing
 of the committed version, so that a round that was broken off is taken anew from where it began.
 """
@@ -66,14 +69,15 @@ class Rounds(Strategy):
         built: Built | None = None,
         installs: bool = False,
     ) -> None:
-        self._passes = _passes(plan, settings.local_steps)
+        self._clients = settings.clients_per_round
+        self._passes = passes_per_local_step(plan, settings)
+        self._passes_of_worker = self._passes * settings.local_steps
         built = built or build(recipe, seed=seed, device=group.device)
         if not installs:
             group.broadcast([*built.model.parameters(), *built.model.buffers()])
         self.model = built.model
         self.optimizer = built.optimizer
         self._group = group
-        self._num_local_steps = settings.local_steps
         self._clip = recipe.clip_grad_norm
         self._format = FORMATS.get(compression, torch.float32)
         self._loss_module = LossModule(built.model, recipe.loss, group.device, precision)
@@ -91,25 +95,32 @@ class Rounds(Strategy):
         self._remembered = Remembered(self._moving)
         self._num_passes = 0
         """Of the round under way."""
+        self._own: torch.Tensor | None = None
+        """What this rank has moved, flat."""
         self._moved: list[torch.Tensor] = []
         """The reduced gradient of the common step."""
 
     def micro_step(
         self, data: Any, factor: float, *, last: bool, stopwatch: Stopwatch
     ) -> torch.Tensor:
-        """Forward and backward, a local step after so many of them, the reduction at the last."""
-        if self._num_passes == 0:
-            self._remembered.give(self.optimizer)
-        with stopwatch.phase("forward"):
-            loss: torch.Tensor = self._loss_module(data)
-        with stopwatch.phase("backward"):
-            # From a share of the round's samples to one of those of a local step of one rank.
-            share = factor * self._group.world_size * self._num_local_steps
-            torch.autograd.backward(loss * share)
-        self._num_passes += 1
-        if self._num_passes % self._passes == 0:
-            with stopwatch.phase("update"):
-                self._step_alone()
+        """Forward and backward, a local step after so many of them, the reduction at the last.
+
+        A factor of 0 is that of a rank without a client in this round, which has no samples.
+        """
+        loss = torch.zeros((), device=self._group.device)
+        if factor:
+            if self._num_passes % self._passes_of_worker == 0:
+                self._begin_alone()
+            with stopwatch.phase("forward"):
+                loss = self._loss_module(data)
+            with stopwatch.phase("backward"):
+                torch.autograd.backward(loss / self._passes)
+            self._num_passes += 1
+            if self._num_passes % self._passes == 0:
+                with stopwatch.phase("update"):
+                    self._step_alone()
+            if self._num_passes % self._passes_of_worker == 0:
+                self._end_alone(factor * self._passes_of_worker if self._clients else None)
         if last:
             with stopwatch.phase("communication"):
                 self._reduce()
@@ -133,7 +144,7 @@ class Rounds(Strategy):
 
     def discard(self) -> None:
         """Back to the committed version."""
-        self._num_passes, self._moved = 0, []
+        self._num_passes, self._own, self._moved = 0, None, []
         self._loss_module.zero_grad(set_to_none=True)
         self._return()
 
@@ -212,6 +223,11 @@ class Rounds(Strategy):
         protection.fill()
         return protection
 
+    def _begin_alone(self) -> None:
+        """From the committed version, whoever has been at work here before."""
+        self._return()
+        self._remembered.give(self.optimizer)
+
     def _step_alone(self) -> None:
         for parameter in self._moving.values():
             if parameter.grad is None:
@@ -222,16 +238,30 @@ class Rounds(Strategy):
         self.optimizer.step()
         self._loss_module.zero_grad(set_to_none=True)
 
-    def _reduce(self) -> None:
-        """The mean over the ranks of what each has moved, as a gradient points: backwards."""
+    def _end_alone(self, share: float | None) -> None:
+        """Notes what was moved, as a gradient points: backwards.
+
+        Args:
+            share: in the mean over all who take part; None if every rank has the same.
+        """
         with torch.no_grad():
             pairs = zip(self._committed, self._moving.values(), strict=True)
-            flat = torch.cat([(before - after).view(-1) for before, after in pairs])
+            moved = torch.cat([(before - after).view(-1) for before, after in pairs])
+            if share is not None:
+                # The reduction divides by the number of ranks.
+                moved *= share * self._group.world_size
+            self._own = moved if self._own is None else self._own + moved
+
+    def _reduce(self) -> None:
+        """The mean over all who take part of what each has moved."""
+        sizes = [parameter.numel() for parameter in self._committed]
+        flat = self._own
+        if flat is None:
+            flat = torch.zeros(sum(sizes), device=self._group.device)
         mean_of_ranks(flat, self._group, self._format)
-        parts = torch.split(flat, [parameter.numel() for parameter in self._committed])
         self._moved = [
             part.view(parameter.shape)
-            for part, parameter in zip(parts, self._committed, strict=True)
+            for part, parameter in zip(torch.split(flat, sizes), self._committed, strict=True)
         ]
 
     def _return(self) -> None:
@@ -263,11 +293,17 @@ class Rounds(Strategy):
         )
 
 
-def _passes(plan: BatchPlan, local_steps: int) -> int:
-    """Forward and backward passes of a rank in each of its local steps."""
-    if plan.num_micro_batches % (plan.num_ranks * local_steps):
+def passes_per_local_step(plan: BatchPlan, settings: RoundSettings) -> int:
+    """Forward and backward passes in each local step of those who take part in a round.
+
+    Raises:
+        ConfigurationError: the micro-batches of a round cannot be divided evenly.
+    """
+    num_steps = (settings.clients_per_round or plan.num_ranks) * settings.local_steps
+    if plan.num_micro_batches % num_steps:
+        who = "ranks" if settings.clients_per_round is None else "clients"
         raise ConfigurationError(
             f"spec.communication.rounds: {plan.num_micro_batches} micro-batches in a round are no "
-            f"multiple of {plan.num_ranks} ranks x {local_steps} local steps"
+            f"multiple of the {num_steps} local steps of all {who}"
         )
-    return plan.num_steps // local_steps
+    return plan.num_micro_batches // num_steps

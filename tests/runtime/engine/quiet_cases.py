@@ -1,11 +1,20 @@
 """What communicates less, computed again by one plain process with all ranks' gradients in it."""
 
+from functools import partial
+
 import torch
-from engine_cases import TASKS, Case, recipe
+from engine_cases import TASKS, Case, drawn, recipe
 from torch import nn
 
+from reknit.comm.group import RankGroup
+from reknit.data.clients import Clients, FederatedLoader
+from reknit.data.drawing import Drawing
 from reknit.data.order import DataOrder
 from reknit.data.seeds import derive_seed, micro_batch_seed
+from reknit.strategies.choose import make_strategy
+from reknit.trainer.gate import Vote
+from reknit.trainer.step import Stepper
+from reknit.trainer.timing import Stopwatch
 
 
 def batch_of(case: Case, step: int, index: int) -> list[torch.Tensor]:
@@ -141,4 +150,72 @@ def simulated_power_sgd(case: Case) -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(total)
+    return losses
+
+
+def train_clients(group: RankGroup, case: Case, owners: list[int]) -> list[tuple[float, list[int]]]:
+    """Loss and this rank's samples of each round of federated averaging."""
+    rounds = case.communication.rounds
+    assert rounds is not None
+    assert rounds.clients_per_round is not None
+    strategy = make_strategy(recipe(case), case.settings, group, case.plan)
+    stepper = Stepper(
+        strategy,
+        recipe(case),
+        group,
+        case.plan,
+        seed=0,
+        precision=case.precision,
+        policy=case.policy,
+    )
+    data = TASKS[case.model].data()
+    loader = FederatedLoader(
+        Drawing(data, None, None),
+        Clients(owners, len(data), rounds.clients_per_round),
+        passes=rounds.local_steps,
+        micro=case.plan.micro,
+        rank=group.rank,
+        num_ranks=group.world_size,
+        seed=0,
+        shuffle=True,
+        start_step=0,
+        stop_step=case.steps,
+    )
+    with loader:
+        return [
+            (stepper.step(partial(drawn, batch), Vote, Stopwatch()).loss, list(batch.sample_ids))
+            for batch in loader
+        ]
+
+
+def simulated_clients(case: Case, taking_part: list[dict[int, list[list[int]]]]) -> list[float]:
+    """The loss of each round of federated averaging with one micro-batch a local step.
+
+    Args:
+        taking_part: for each round, by client, its number of samples' owners and micro-batches:
+            the sample numbers of each local step, after the number of samples that it owns.
+    """
+    simulation = Simulation(case)
+    trained, data = simulation.trained, simulation.task.data()
+    weights = [p.detach().clone() for p in trained]
+    losses = []
+    for clients in taking_part:
+        total = sum(owned for (owned,), *_ in clients.values())
+        mean = [torch.zeros_like(p) for p in trained]
+        loss_of_round = 0.0
+        for (owned,), *micro_batches in clients.values():
+            for p, start in zip(trained, weights, strict=True):
+                p.data.copy_(start)
+            optimizer = simulation.made.optimizer(trained)
+            for rows in micro_batches:
+                batch = [torch.stack(part) for part in zip(*(data[r] for r in rows), strict=True)]
+                loss = simulation.made.loss(simulation.model, batch)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                loss_of_round += float(loss.detach()) * owned / total / len(micro_batches)
+            for sum_, p in zip(mean, trained, strict=True):
+                sum_ += p.detach() * (owned / total)
+        weights = mean
+        losses.append(loss_of_round)
     return losses

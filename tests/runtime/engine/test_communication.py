@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from engine_cases import Case, assemble
-from quiet_cases import simulated_compression, simulated_power_sgd, simulated_rounds
+from quiet_cases import (
+    simulated_clients,
+    simulated_compression,
+    simulated_power_sgd,
+    simulated_rounds,
+)
 
 from reknit.protocol.settings import (
     CommunicationSettings,
@@ -119,3 +124,30 @@ def test_a_run_goes_on_from_a_state_bit_for_bit(run_ranks, model, communication)
     assert found.scalars == expected.scalars
     assert found.specs == expected.specs
     assert all(torch.equal(found.tensors[name], t) for name, t in expected.tensors.items())
+
+
+def test_federated_averaging_weighs_clients_by_their_samples(run_ranks):
+    """Seven clients of different sizes on two ranks, four of them in a round."""
+    owners = [min(6, (sample * sample) // 1200) for sample in range(96)]
+    settings = rounds(3, worker_state=WorkerState.FRESH, clients_per_round=4)
+    case = Case(global_batch=48, micro=4, steps=10, communication=settings)
+    runs = run_ranks("train_clients", 2, case, owners)
+    assert [loss for loss, _ in runs[0]] == [loss for loss, _ in runs[1]]
+    for rank, run in enumerate(runs):
+        assert all(owners[sample] % 2 == rank for _, samples in run for sample in samples)
+    expected = []
+    for step in range(case.steps):
+        clients = {}
+        for run in runs:
+            samples = run[step][1]
+            for first in range(0, len(samples), 12):
+                micro_batches = [samples[at : at + 4] for at in range(first, first + 12, 4)]
+                owner = owners[samples[first]]
+                assert {owners[row] for rows in micro_batches for row in rows} == {owner}
+                clients[owner] = [[owners.count(owner)], *micro_batches]
+        assert len(clients) == 4
+        expected.append(clients)
+    found = [loss for loss, _ in runs[0]]
+    errors = relative_errors(found, simulated_clients(case, expected))
+    assert max(errors[:FIRST_STEPS]) <= 1e-6
+    assert max(errors) <= 1e-4

@@ -1,6 +1,6 @@
 """A rank of the tests that stays: does one task after another, each in a new process group.
 
-Run with the global `connection`, which brings (function of engine_cases or shadow_cases, rank,
+Run with the global `connection`, which brings (function of one of the modules of cases, rank,
 number of ranks, port, listening socket or None, arguments) and takes (result, None) or (None,
 traceback).
 """
@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import engine_cases
+import quiet_cases
 import shadow_cases
 
 torch.set_num_threads(1)
@@ -23,7 +24,8 @@ while (task := connection.recv()) is not None:  # type: ignore[name-defined]  # 
     name, rank, num_ranks, port, listener, arguments = task
     try:
         group = engine_cases.join(rank, num_ranks, port, listener)
-        cases = shadow_cases if hasattr(shadow_cases, name) else engine_cases
+        known = (engine_cases, shadow_cases, quiet_cases)
+        cases = next(module for module in known if hasattr(module, name))
         result = getattr(cases, name)(group, *arguments)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
