@@ -44,6 +44,8 @@ class Config:
     """The index of a sample whose values are not numbers."""
     norm: str = "batch"
     """`layer`: a model that computes each sample by itself, the same in any world."""
+    num_clients: int | None = None
+    """Owners of the samples, under federated averaging."""
 
 
 Spoil: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -147,7 +149,9 @@ def train(job: reknit.Job, config: Config) -> None:
         loss=lambda model, batch: squared_error(model, batch) * factor,
         clip_grad_norm=1.0,
     )
-    for batch in job.batches(data(config.bad_sample), steps=config.steps):
+    samples = data(config.bad_sample)
+    clients = config.num_clients and [sample % config.num_clients for sample in range(len(samples))]
+    for batch in job.batches(samples, steps=config.steps, clients=clients or None):
         corruption.step = batch.step
         if batch.step == config.fail_step:
             if config.fail_rank == job.rank:

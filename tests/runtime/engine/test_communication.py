@@ -126,6 +126,19 @@ def test_a_run_goes_on_from_a_state_bit_for_bit(run_ranks, model, communication)
     assert all(torch.equal(found.tensors[name], t) for name, t in expected.tensors.items())
 
 
+def test_power_sgd_is_taken_up_and_left_in_the_midst_of_a_job(run_ranks):
+    plain = Case(steps=5)
+    factored = replace(plain, communication=POWER_SGD)
+    for before, after in ((plain, factored), (factored, plain)):
+        runs = run_ranks("train", 2, replace(before, steps=3))
+        start = assemble([run.state for run in runs])
+        resumed = run_ranks("train", 2, after, start)[0]
+        # The loss of the first step comes before any gradient.
+        whole = run_ranks("train", 2, before)[0]
+        assert resumed.losses[0] == whole.losses[3]
+        assert resumed.losses[1] != whole.losses[4]
+
+
 def test_federated_averaging_weighs_clients_by_their_samples(run_ranks):
     """Seven clients of different sizes on two ranks, four of them in a round."""
     owners = [min(6, (sample * sample) // 1200) for sample in range(96)]

@@ -34,6 +34,7 @@ from reknit.protocol.settings import (
     JobSettings,
     RecoverySettings,
     RoundSettings,
+    WorkerState,
 )
 
 STEPS = 12
@@ -59,6 +60,7 @@ def job(settings: JobSettings, tmp_path: Path) -> Callable[..., JobSettings]:
         evaluate_every: int | None = None,
         norm: str = "batch",
         hold_step: int | None = None,
+        num_clients: int | None = None,
         **changes: Any,
     ) -> JobSettings:
         graves = tmp_path / f"{name}-graves"
@@ -71,6 +73,7 @@ def job(settings: JobSettings, tmp_path: Path) -> Callable[..., JobSettings]:
             "deaths": deaths,
             "graves": str(graves),
             "evaluate_every": evaluate_every,
+            "num_clients": num_clients,
         }
         update = {
             "config": config,
@@ -138,22 +141,37 @@ def test_a_killed_rank_costs_no_bit(ranks: Ranks, job, tmp_path, sharding) -> No
         assert weights[name].equal(tensor), name
 
 
+DILOCO = {"local_steps": 2, "outer_learning_rate": 0.7, "outer_momentum": 0.9}
 QUIET = {
-    "BF16": CommunicationSettings(compression=Compression.BF16),
-    "DiLoCo": CommunicationSettings(
-        rounds=RoundSettings(local_steps=2, outer_learning_rate=0.7, outer_momentum=0.9)
+    "BF16": (CommunicationSettings(compression=Compression.BF16), MOMENTS[1:6:2], None),
+    "DiLoCo": (
+        CommunicationSettings(compression=Compression.BF16, rounds=RoundSettings(**DILOCO)),
+        [(step, moment) for step, moment in MOMENTS if moment != "EVALUATE"],
+        None,
+    ),
+    "federated averaging": (
+        CommunicationSettings(
+            rounds=RoundSettings(local_steps=2, worker_state=WorkerState.FRESH, clients_per_round=4)
+        ),
+        MOMENTS[1:6:2],
+        7,
     ),
 }
+"""What is asked for, when a rank dies, and owners of the samples."""
 
 
-@pytest.mark.parametrize("communication", QUIET.values(), ids=QUIET)
+@pytest.mark.parametrize(("communication", "moments", "num_clients"), QUIET.values(), ids=QUIET)
 def test_a_killed_rank_costs_no_bit_of_what_communicates_less(
-    ranks: Ranks, job, tmp_path, communication
+    ranks: Ranks, job, tmp_path, communication, moments, num_clients
 ) -> None:
-    """Every moment of a step or a round; what a rank's optimizer remembers comes from a copy."""
-    changes = {"communication": communication, "batch": BatchSettings(global_batch=16, micro=2)}
+    """A round is taken anew; what a rank's optimizer remembers comes from a copy."""
+    changes = {
+        "communication": communication,
+        "batch": BatchSettings(global_batch=16, micro=2),
+        "num_clients": num_clients,
+    }
     whole = run(ranks, job("whole", **changes), [])
-    deaths = [((step + 1) % 4, step, moment) for step, moment in MOMENTS if moment != "EVALUATE"]
+    deaths = [((step + 1) % 4, step, moment) for step, moment in moments]
     broken = run(ranks, job("broken", *deaths, **changes), [victim for victim, _, _ in deaths])
     resumed = [message for rank in broken for message in rank.all(Resumed)]
     assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
