@@ -50,9 +50,9 @@ def with_communication(
 ) -> Memory:
     """What a rank without sharding needs, with what reduced communication takes beside it.
 
-    Rounds: the committed weights, the common step's momentum, what the optimizer remembers of the
-    committed version, and two copies of that for each that is kept of another rank's. PowerSGD:
-    what was left out, as committed and as of the step under way.
+    Rounds: the committed weights, what was moved, the common step's momentum, what the optimizer
+    remembers of the committed version, and two copies of that for each that is kept of another
+    rank's. PowerSGD: what was left out, as committed and as of the step under way.
     """
     communication = settings.communication
     weights = _FP32 * size.trainable
@@ -62,6 +62,7 @@ def with_communication(
         return memory.model_copy(
             update={
                 "parameters": memory.parameters + weights,
+                "gradients": memory.gradients + weights,
                 "optimizer": memory.optimizer + momentum + remembered,
                 "copies": 2 * min(settings.recovery.copies, num_ranks - 1) * remembered,
             }

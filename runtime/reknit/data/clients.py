@@ -78,7 +78,7 @@ class FederatedLoader(Prefetcher[StepBatch]):
 
     A client that takes part goes through as many samples as any other, further in its own endless
     order each time. The weight of its micro-batches adds up to its share of the samples that the
-    round's clients have. Of a round without any of its clients a rank has one empty micro-batch.
+    round's clients have. All ranks have equally many micro-batches: empty ones of weight 0 fill up.
 
     Args:
         passes: micro-batches of a client in a round.
@@ -134,15 +134,13 @@ class _Source:
         self, step: int, chosen: Sequence[int], before: Counter[int], stopped: threading.Event
     ) -> Iterator[MicroBatch]:
         total = sum(len(self.clients.samples[client]) for client in chosen)
-        is_idle = True
+        at_home = Counter(client % self.num_ranks for client in chosen)
         for place, client in enumerate(chosen):
             if client % self.num_ranks != self.rank:
                 continue
-            is_idle = False
             own = self.clients.samples[client]
-            order = DataOrder(
-                len(own), derive_seed("client-order", self.seed, client), self.shuffle
-            )
+            order_seed = derive_seed("client-order", self.seed, client)
+            order = DataOrder(len(own), order_seed, self.shuffle)
             first = before[client] * self.passes * self.micro
             for number in range(self.passes):
                 index = place * self.passes + number
@@ -151,5 +149,5 @@ class _Source:
                 seed = micro_batch_seed(self.seed, step, index, "transform")
                 data = self.drawing.draw(ids, seed, stopped)
                 yield MicroBatch(index, data, ids, len(own) / total / self.passes)
-        if is_idle:
-            yield MicroBatch(None, None, (), 0.0)
+        num_missing = max(at_home.values()) - at_home[self.rank]
+        yield from [MicroBatch(None, None, (), 0.0)] * (num_missing * self.passes)

@@ -105,22 +105,25 @@ class Rounds(Strategy):
     ) -> torch.Tensor:
         """Forward and backward, a local step after so many of them, the reduction at the last.
 
-        A factor of 0 is that of a rank without a client in this round, which has no samples.
+        A factor of 0 is that of a pass without samples, of a rank that has fewer clients in this
+        round than another one: it goes through the same motions, so that all come equally far.
         """
         loss = torch.zeros((), device=self._group.device)
-        if factor:
-            if self._num_passes % self._passes_of_worker == 0:
-                self._begin_alone()
-            with stopwatch.phase("forward"):
+        if factor and self._num_passes % self._passes_of_worker == 0:
+            self._begin_alone()
+        with stopwatch.phase("forward"):
+            if factor:
                 loss = self._loss_module(data)
-            with stopwatch.phase("backward"):
+        with stopwatch.phase("backward"):
+            if factor:
                 torch.autograd.backward(loss / self._passes)
-            self._num_passes += 1
-            if self._num_passes % self._passes == 0:
-                with stopwatch.phase("update"):
+        self._num_passes += 1
+        if self._num_passes % self._passes == 0:
+            with stopwatch.phase("update"):
+                if factor:
                     self._step_alone()
-            if self._num_passes % self._passes_of_worker == 0:
-                self._end_alone(factor * self._passes_of_worker if self._clients else None)
+        if factor and self._num_passes % self._passes_of_worker == 0:
+            self._end_alone(factor * self._passes_of_worker if self._clients else None)
         if last:
             with stopwatch.phase("communication"):
                 self._reduce()

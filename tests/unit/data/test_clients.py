@@ -52,6 +52,7 @@ def test_any_world_has_the_same_clients_samples_and_weights(num_ranks):
     alone = loaded(owners, 0, 1, rounds=12)
     divided = [loaded(owners, rank, num_ranks, rounds=12) for rank in range(num_ranks)]
     for step, whole in enumerate(alone):
+        assert len({len(run[step].micro_batches) for run in divided}) == 1
         parts = [m for run in divided for m in run[step].micro_batches if m.index is not None]
         parts.sort(key=lambda micro_batch: micro_batch.index)
         assert [(m.sample_ids, m.weight) for m in parts] == [
