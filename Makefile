@@ -12,7 +12,8 @@ TAG := 0.1.0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test unit simulation runtime lint type contracts generated gen pins test-long test-apiserver \
-	images kind-up kind-down demo bench-overhead bench-pipeline bench-ps bench-recovery clean
+	images kind-up kind-down demo bench-communication bench-overhead bench-pipeline bench-ps \
+	bench-recovery clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -84,6 +85,9 @@ kind-down: ## Remove the cluster in Docker
 
 demo: $(STAMP) ## Train the small GPT with 4 ranks, kill one, and see it finish
 	@$(ENV) $(BIN)/reknit run examples/gpt_bytes/job.yaml --kill 2@60
+
+bench-communication: $(STAMP) ## Measure bytes and losses of compression and DiLoCo
+	@$(ENV) $(BIN)/python tests/bench/communication
 
 bench-overhead: $(STAMP) ## Measure throughput against bare DDP and bare DeepSpeed
 	@$(ENV) $(BIN)/python tests/bench/overhead

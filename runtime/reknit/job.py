@@ -133,8 +133,13 @@ class Job(ABC):
         transform: Transform | None = None,
         collate: Collate | None = None,
         shuffle: bool = True,
+        clients: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """The global batches from where the job stands up to `steps` or `epochs`.
+
+        Under federated averaging, and only there, `clients` says which client owns each sample, by
+        a number from 0 on. Client c is at home on rank c modulo the number of ranks, and no other
+        rank asks the data set for its samples.
 
         Exactly one of `steps` and `epochs` is given. The order is a pure function of seed, epoch
         and position; positions run on across epochs.

@@ -222,6 +222,77 @@ BROKEN = {
         "this configuration has no effect without DeepSpeed, set parallelism.sharding to ZeRO1, "
         "ZeRO2 or ZeRO3, or remove it",
     ),
+    "compression for a command": (
+        COMMAND | {"spec.communication": {"compression": "BF16"}},
+        "spec.communication",
+        "a command communicates by itself, remove communication or give a function",
+    ),
+    "rounds for a command": (
+        COMMAND | {"spec.communication": {"rounds": {"localSteps": 2}}},
+        "spec.communication",
+        "a command communicates by itself, remove communication or give a function",
+    ),
+    "compression of shards": (
+        {"spec.communication.compression": "FP16", "spec.parallelism.sharding": "ZeRO1"},
+        "spec.communication",
+        "compression and rounds need ranks that each hold the whole model, set "
+        "parallelism.sharding to None and stages and tensor to 1, or remove communication",
+    ),
+    "rank without PowerSGD": (
+        {"spec.communication": {"compression": "FP16", "powerSgdRank": 4}},
+        "spec.communication.powerSgdRank",
+        "only PowerSGD has a rank, set compression to PowerSGD or remove powerSgdRank",
+    ),
+    "PowerSGD in rounds": (
+        {"spec.communication": {"compression": "PowerSGD", "rounds": {"localSteps": 2}}},
+        "spec.communication.compression",
+        "PowerSGD compresses the gradients of single steps, which rounds do not add up, take FP16 "
+        "or BF16 or remove rounds",
+    ),
+    "loss scale in rounds": (
+        {"spec.communication.rounds": {"localSteps": 2}, "spec.precision": "FP16"},
+        "spec.precision",
+        "the loss scale of FP16 does not go with rounds or PowerSGD, set precision to BF16 or FP32",
+    ),
+    "loss scale of PowerSGD": (
+        {"spec.communication.compression": "PowerSGD", "spec.precision": "FP16"},
+        "spec.precision",
+        "the loss scale of FP16 does not go with rounds or PowerSGD, set precision to BF16 or FP32",
+    ),
+    "rounds in a world that shrinks": (
+        {
+            "spec.communication.rounds": {"localSteps": 2},
+            "spec.workers": {"replicas": 4, "minReplicas": 2},
+            "spec.recovery.onLoss": "Shrink",
+        },
+        "spec.recovery.onLoss",
+        "the number of ranks is part of what rounds and PowerSGD compute, set onLoss to Wait or "
+        "change communication",
+    ),
+    "rounds that do not divide the batch": (
+        {"spec.communication.rounds": {"localSteps": 3}, "spec.workers.replicas": 2},
+        "spec.batch.global",
+        "the 64 samples of a round are no multiple of 48, which is micro x localSteps x "
+        "clientsPerRound or ranks, change one of them",
+    ),
+    "clients that do not divide the batch": (
+        {
+            "spec.communication.rounds": {
+                "localSteps": 2,
+                "workerState": "Fresh",
+                "clientsPerRound": 3,
+            }
+        },
+        "spec.batch.global",
+        "the 64 samples of a round are no multiple of 48, which is micro x localSteps x "
+        "clientsPerRound or ranks, change one of them",
+    ),
+    "clients that remember": (
+        {"spec.communication.rounds": {"localSteps": 2, "clientsPerRound": 4}},
+        "spec.communication.rounds.workerState",
+        "nothing is remembered of a client's optimizer, set workerState to Fresh or remove "
+        "clientsPerRound",
+    ),
     "minReplicas above replicas": (
         {"spec.workers": {"replicas": 2, "minReplicas": 3}},
         "spec.workers.minReplicas",
@@ -332,6 +403,23 @@ SOUND = {
         },
         "spec.batch": {"global": 16, "micro": 4},
     },
+    "compression": {"spec.communication.compression": "BF16", "spec.precision": "FP16"},
+    "PowerSGD": {"spec.communication": {"compression": "PowerSGD", "powerSgdRank": 8}},
+    "rounds": {
+        "spec.communication": {
+            "compression": "FP16",
+            "rounds": {"localSteps": 4, "learningRatePercent": 70, "momentumPercent": 90},
+        },
+        "spec.workers.replicas": 2,
+    },
+    "clients": {
+        "spec.communication.rounds": {
+            "localSteps": 2,
+            "workerState": "Fresh",
+            "clientsPerRound": 4,
+        },
+        "spec.workers.replicas": 3,
+    },
     "shrinking": {
         "spec.workers": {"replicas": 4, "minReplicas": 2},
         "spec.recovery.onLoss": "Shrink",
@@ -396,6 +484,7 @@ FIXED_CHANGES = {
     "workers.processesPerReplica": {"spec.workers.processesPerReplica": 2},
     "spares": {"spec.spares.replicas": 1},
     "deepspeed": {"spec.deepspeed.config": {"a": 1}},
+    "communication": {"spec.communication.compression": "BF16"},
     "recovery.copies": {"spec.recovery.copies": 2},
     "recovery.onLoss": {"spec.recovery.onLoss": "Shrink"},
     "recovery.wrongNumbers": {"spec.recovery.wrongNumbers.onBadData": "Skip"},

@@ -6,6 +6,7 @@ from typing import Final
 
 from reknit.layout import BatchPlan, PipelineSchedule, Precision, Sharding
 from reknit.protocol.settings import Framework, OnLoss
+from reknit_operator.api.communicationrules import COMMUNICATION_RULES
 from reknit_operator.api.pods import (
     TRAINING_CONTAINER,
     ContainerTemplate,
@@ -451,4 +452,6 @@ FAULT_RULES: Final = (
     ),
 )
 
-RULES: Final = JOB_RULES + ENTRYPOINT_RULES + TRAINING_RULES + POD_RULES + FAULT_RULES
+RULES: Final = (
+    JOB_RULES + ENTRYPOINT_RULES + TRAINING_RULES + COMMUNICATION_RULES + POD_RULES + FAULT_RULES
+)

@@ -8,6 +8,7 @@ from reknit.layout import Degrees, PipelineSchedule, Precision, Sharding
 from reknit.protocol.base import Json
 from reknit.protocol.settings import Framework, PipelineSettings
 from reknit_operator.api.base import INT_MAX, Name, Part
+from reknit_operator.api.communication import Communication
 from reknit_operator.api.pods import Source, Spares, Workers
 from reknit_operator.api.recovery import Checkpoint, Recovery
 
@@ -135,6 +136,8 @@ class JobSpec(Part):
     """Warm pods that take the place of lost ones."""
     deepspeed: DeepSpeed = DeepSpeed()
     """Settings for DeepSpeed, used by the ZeRO shardings."""
+    communication: Communication = Communication()
+    """How data-parallel ranks tell each other less."""
     recovery: Recovery = Recovery()
     """What to do when ranks are lost."""
     checkpoint: Checkpoint = Checkpoint()

@@ -20,6 +20,7 @@ FIXED: Final = (
     "workers.processesPerReplica",
     "spares",
     "deepspeed",
+    "communication",
     "recovery.copies",
     "recovery.onLoss",
     "recovery.processBudget",

@@ -2,6 +2,7 @@
 
 from reknit.protocol.settings import BatchSettings
 from reknit.strategies.deepspeed_config import contradictions
+from reknit_operator.api.communicationrules import COMMUNICATION_RULES
 from reknit_operator.api.problems import Problem
 from reknit_operator.api.rules import broken
 from reknit_operator.api.ruletable import (
@@ -26,7 +27,7 @@ def validate(job: DistributedTrainingJob) -> list[Problem]:
     return [
         *broken(JOB_RULES + ENTRYPOINT_RULES + TRAINING_RULES, job),
         *_deepspeed_problems(job.spec),
-        *broken(POD_RULES + FAULT_RULES, job),
+        *broken(COMMUNICATION_RULES + POD_RULES + FAULT_RULES, job),
     ]
 
 

@@ -6,10 +6,13 @@ from typing import Final
 from reknit.protocol.settings import (
     BatchSettings,
     CheckpointSettings,
+    CommunicationSettings,
     JobSettings,
     NumberSettings,
     RecoverySettings,
+    RoundSettings,
 )
+from reknit_operator.api.communication import DEFAULT_POWER_SGD_RANK, Communication
 from reknit_operator.api.types import DistributedTrainingJob, JobSpec
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.constants import CHECKPOINT_MOUNT
@@ -47,6 +50,7 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
         processes_per_worker=spec.workers.processes_per_replica,
         num_spares=spec.spares.replicas,
         deepspeed_config=spec.deepspeed.config,
+        communication=communication_settings(spec.communication),
         recovery=RecoverySettings(
             copies=spec.recovery.copies,
             on_loss=spec.recovery.on_loss,
@@ -59,6 +63,23 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
             on_bad_data=spec.recovery.wrong_numbers.on_bad_data,
         ),
         checkpoint=checkpoint_settings(spec, options),
+    )
+
+
+def communication_settings(communication: Communication) -> CommunicationSettings:
+    """How much the ranks tell each other, with percentages as numbers."""
+    rounds = communication.rounds
+    return CommunicationSettings(
+        compression=communication.compression,
+        power_sgd_rank=communication.power_sgd_rank or DEFAULT_POWER_SGD_RANK,
+        rounds=rounds
+        and RoundSettings(
+            local_steps=rounds.local_steps,
+            outer_learning_rate=rounds.learning_rate_percent / 100,
+            outer_momentum=rounds.momentum_percent / 100,
+            worker_state=rounds.worker_state,
+            clients_per_round=rounds.clients_per_round,
+        ),
     )
 
 

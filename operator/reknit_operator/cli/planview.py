@@ -6,6 +6,7 @@ from rich.console import Console
 
 from reknit_operator.cli.tables import Column, show_table
 from reknit_operator.cli.words import count, plural, size
+from reknit_operator.planning.communication import Sent
 from reknit_operator.planning.memory import Memory
 from reknit_operator.planning.pipeline import PipelinePlan
 from reknit_operator.planning.plan import Choice, Plan
@@ -77,6 +78,8 @@ def facts(plan: Plan) -> Iterator[str]:
         if plan.epochs is not None and plan.num_samples is not None:
             text += f", {plan.epochs:.2f} epochs of {plural(plan.num_samples, 'sample')}"
         yield text
+    if plan.sent is not None:
+        yield from _sent(plan.sent)
     if plan.batch is not None:
         batch = plan.batch
         yield (
@@ -89,6 +92,22 @@ def facts(plan: Plan) -> Iterator[str]:
                 f"{plural(len(batch.idle_ranks), 'rank')} run a last pass of weight 0: "
                 f"{batch.idle_share:.0%} of the work is idle"
             )
+
+
+def _sent(sent: Sent) -> Iterator[str]:
+    if sent.local_steps is not None:
+        yield f"a step is a round: each rank takes {plural(sent.local_steps, 'step')} alone in it"
+    total = sent.reduced + sent.copied
+    text = f"each rank sends {size(total)} per {'round' if sent.local_steps else 'step'}"
+    if sent.copied:
+        text += f", {size(sent.copied)} of it for recovery"
+    ratio = f", {sent.plain / total:.1f} times as much" if total else ""
+    yield f"{text}; plain data parallelism would send {size(sent.plain)}{ratio}"
+    if sent.resets:
+        yield (
+            "what PowerSGD has left out on a rank is lost with that rank: training goes on from "
+            "memory, but not with the same bits"
+        )
 
 
 def seat_rows(seats: Sequence[Seat]) -> list[list[str]]:

@@ -11,6 +11,7 @@ from reknit.protocol.settings import JobSettings
 from reknit.state.placement import copies_needed
 from reknit.strategies.deepspeed_config import build_config
 from reknit_operator.planning.batches import BatchArithmetic, arithmetic
+from reknit_operator.planning.communication import Sent, divided, sent, with_communication
 from reknit_operator.planning.memory import (
     Memory,
     ModelSize,
@@ -55,6 +56,8 @@ class Plan(Message):
     """How often each sample is used."""
     pipeline: PipelinePlan | None
     """None if the model is not cut into stages."""
+    sent: Sent | None
+    """What ranks send, where the job asks for less than the whole gradient of each step."""
     choices: tuple[Choice, ...]
     """Every way of sharding, of stages and of layers that are cut only none at all; empty for a
     command."""
@@ -96,6 +99,7 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         total_steps=steps,
         epochs=steps * batch.global_batch / samples if steps and samples and batch else None,
         pipeline=pipeline,
+        sent=sent(settings, inspection, degrees.data) if inspection else None,
         choices=_choices(settings, inspection, degrees, pipeline) if inspection else (),
         parked_bytes=parked_memory(inspection) if inspection else None,
         last_resort=last_resort(settings.checkpoint) if inspection else None,
@@ -122,7 +126,11 @@ def _choices(
                 chosen=sharding is settings.sharding,
                 memory=_memory(settings, inspection, sharding, mesh, pods, pipeline),
                 redundancy=redundancy(
-                    sharding, mesh, pods, settings.recovery.copies, settings.checkpoint
+                    divided(settings, sharding),
+                    mesh,
+                    pods,
+                    settings.recovery.copies,
+                    settings.checkpoint,
                 ),
                 obstacle=obstacle(sharding, inspection),
             )
@@ -166,11 +174,14 @@ def _memory(
         checkpoints=checkpoints,
         limits=_limits(settings, sharding),
     )
-    if mesh.num_tensor == 1:
+    if mesh.num_tensor > 1:
+        # Of all that a rank updates, cut or not.
+        whole = copy_of_whole(size, inspection.optimizer_tensors)
+        return memory.model_copy(update={"copies": copies * whole})
+    if sharding.is_sharded:
         return memory
-    # Of all that a rank updates, cut or not.
-    whole = copy_of_whole(size, inspection.optimizer_tensors)
-    return memory.model_copy(update={"copies": copies * whole})
+    tensors = inspection.optimizer_tensors
+    return with_communication(memory, size, tensors, settings, mesh.num_data)
 
 
 def _limits(settings: JobSettings, sharding: Sharding) -> ZeroLimits:

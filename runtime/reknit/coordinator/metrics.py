@@ -27,6 +27,11 @@ STEP_FIGURES: Final = {
     "grad_norm": ("reknit_gradient_norm", "Norm of the whole gradient at the latest step."),
     "learning_rate": ("reknit_learning_rate", "Learning rate of the latest step."),
     "loss_scale": ("reknit_loss_scale", "Loss scale of the latest step under FP16."),
+    "sent_bytes": (
+        "reknit_sent_bytes",
+        "Bytes that a rank sends in a step or round, where communication is reduced.",
+    ),
+    "plain_bytes": ("reknit_plain_bytes", "Bytes that it would send without that."),
 }
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from reknit.layout import Degrees, Sharding
+from reknit.layout import Degrees
 from reknit.protocol.settings import JobSettings, OnLoss
 
 ADOPTION_MARGIN = timedelta(seconds=3)
@@ -60,8 +60,7 @@ class Policy:
             num_spares=settings.num_spares,
             degrees=settings.degrees,
             may_shrink=settings.recovery.on_loss is OnLoss.SHRINK,
-            is_replicated=settings.sharding is Sharding.NONE
-            and settings.degrees.pipeline == settings.degrees.tensor == 1,
+            is_replicated=settings.is_replicated,
             copies=settings.recovery.copies,
             is_command=settings.command is not None,
             dead_after=dead_after,

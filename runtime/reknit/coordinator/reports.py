@@ -343,6 +343,8 @@ def _resumed(state: Membership, running: Running, message: Resumed, now: float) 
         text = f"Training goes on from step {message.step}"
     if redone:
         text += f"; {count(redone, 'step')} {'is' if redone == 1 else 'are'} redone"
+    if message.anew:
+        text += f"; what compression had left out is lost on ranks {sorted(message.anew)}"
     note = write(
         now,
         "Resumed",

@@ -16,7 +16,7 @@ from reknit.protocol.base import Generation
 from reknit.protocol.settings import ENV_HASHES
 from reknit.state.description import LocalState
 
-_LEFT_OUT: Final = "optimizer/"
+_HASHED: Final = ("param/", "buffer/")
 """What is wrong in the optimizer's state shows in the weights one step later, and hashing it as
 well would take three times as long."""
 
@@ -73,7 +73,7 @@ def weight_hash(state: LocalState) -> str:
     """
     found = hashlib.sha256()
     for piece in state.pieces:
-        if not piece.name.startswith(_LEFT_OUT):
+        if piece.name.startswith(_HASHED):
             interval = piece.interval
             found.update(f"{piece.name} {interval.start} {interval.stop}\n".encode())
             found.update(piece.data.detach().cpu().view(torch.uint8).numpy().data)

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Never
@@ -11,6 +11,7 @@ import torch
 
 from reknit.checkpoint.pretrained import load_pretrained
 from reknit.cuts import Cut, TensorPlan
+from reknit.data.clients import who_takes_part
 from reknit.data.drawing import Drawing
 from reknit.data.generators import seed_generators
 from reknit.data.order import DataOrder
@@ -103,6 +104,7 @@ class InspectionJob(Job):
         self._pipeline = settings.pipeline
         self._num_stages = settings.degrees.pipeline * settings.pipeline.stages_per_rank
         self._stages: tuple[StageInfo, ...] = ()
+        self._communication = settings.communication
         self._engine: InspectionEngine | None = None
         self._data: _Data | None = None
 
@@ -163,9 +165,11 @@ class InspectionJob(Job):
         transform: Transform | None = None,
         collate: Collate | None = None,
         shuffle: bool = True,
+        clients: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """Draws the first micro-batch of the first step and ends the dry run."""
         num_samples = len(dataset)
+        who_takes_part(self._communication, clients, num_samples)
         total = total_steps(num_samples, steps, epochs, self._batch.global_batch)
         drawing = Drawing(dataset, transform, collate)
         first = self.draw(drawing, range(self._batch.micro), shuffle=shuffle)

@@ -190,6 +190,8 @@ class Resumed(Message):
     """`beginning`, `memory`, or the location of the checkpoint."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """What this took on rank 0: join, agree, transfer."""
+    anew: tuple[int, ...] = ()
+    """Ranks whose memory of what compression has left out was lost, and begins empty."""
 
 
 class Finished(Message):

@@ -113,6 +113,52 @@ class RecoverySettings(Message):
     """The same for whatever is not a step: start, loading, evaluation, checkpoint, closing."""
 
 
+class Compression(StrEnum):
+    """What becomes of gradients before data-parallel ranks add them up."""
+
+    NONE = "None"
+    FP16 = "FP16"
+    BF16 = "BF16"
+    POWER_SGD = "PowerSGD"
+
+
+class WorkerState(StrEnum):
+    """What a worker's optimizer remembers at the end of a round."""
+
+    KEPT = "Kept"
+    FRESH = "Fresh"
+
+
+class RoundSettings(Message):
+    """Rounds in which each worker takes steps alone, before all take one together."""
+
+    local_steps: int
+    """Of each worker in a round."""
+    outer_learning_rate: float = 1.0
+    """1 without momentum takes the mean of the workers' weights."""
+    outer_momentum: float = 0.0
+    """Nesterov's."""
+    worker_state: WorkerState = WorkerState.KEPT
+    clients_per_round: int | None = None
+    """Owners of samples that take part, each on its rank; None: every rank does, with any samples.
+    """
+
+
+class CommunicationSettings(Message):
+    """How data-parallel ranks tell each other less."""
+
+    compression: Compression = Compression.NONE
+    power_sgd_rank: int = 4
+    """Columns of the factors that stand for a gradient under PowerSGD."""
+    rounds: RoundSettings | None = None
+    """None: all ranks take each step together."""
+
+    @property
+    def divides_state(self) -> bool:
+        """Whether training cannot go on without state that one rank alone has."""
+        return self.rounds is not None and self.rounds.worker_state is WorkerState.KEPT
+
+
 class JobSettings(Message):
     """One job, as its coordinator, agents and ranks see it."""
 
@@ -136,11 +182,28 @@ class JobSettings(Message):
     processes_per_worker: int = 1
     num_spares: int = 0
     deepspeed_config: dict[str, Json] = Field(default_factory=dict)
+    communication: CommunicationSettings = CommunicationSettings()
     recovery: RecoverySettings = RecoverySettings()
     numbers: NumberSettings = NumberSettings()
     checkpoint: CheckpointSettings | None = None
     max_process_failures: int = 10
     """In-place recoveries without a committed step in between before the job is given up."""
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether every rank holds the whole state."""
+        is_cut = self.degrees.pipeline > 1 or self.degrees.tensor > 1
+        return self.state_sharding is Sharding.NONE and not is_cut
+
+    @property
+    def state_sharding(self) -> Sharding:
+        """The sharding under which as much of the state is on one rank alone.
+
+        Workers of rounds that remember something are like ranks that divide the optimizer's state.
+        """
+        if self.sharding is Sharding.NONE and self.communication.divides_state:
+            return Sharding.ZERO1
+        return self.sharding
 
     @property
     def world_size(self) -> int:

@@ -6,7 +6,7 @@ description, never a strategy.
 
 Names: `param/NAME` (FP32 master weights; a buffer is `buffer/NAME`), and for optimizer state
 `optimizer/KEY/NAME`, e.g. `optimizer/exp_avg/blocks.0.weight`. Tied weights appear once, under the
-first of their names.
+first of their names. What one rank has for itself is `worker/RANK/KEY/NAME`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,6 +72,11 @@ class LocalState:
     written: Sequence[Piece]
     scalars: dict[str, Json] = field(default_factory=dict)
     """State that is no tensor, the same on all ranks: optimizer step counts, schedule, scaler."""
+    own: str | None = None
+    """What tensors are called that no other rank has, up to their last part; needed whole."""
+    replaceable: str | None = None
+    """What tensors are called that training goes on without, beginning them anew, if nobody holds
+    them."""
 
 
 def parameter_of(name: str) -> str:

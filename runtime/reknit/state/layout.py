@@ -7,6 +7,7 @@ description of the state, and putting a described state back, follow from that f
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 
@@ -22,6 +23,9 @@ from reknit.state.description import (
     share,
 )
 from reknit.state.intervals import Placed
+
+DROPPABLE: Final = ("worker/", "compression/")
+"""What names begin with that only the strategy which wrote them has a use for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,7 @@ class StateLayout:
                     source, f"{name} has shape {source.specs[name].shape} there and {shape} here"
                 )
         for name in source.specs:
-            if not name.startswith("optimizer/") and name not in expected:
+            if not name.startswith(("optimizer/", *DROPPABLE)) and name not in expected:
                 raise _mismatch(source, f"it holds {name}, which the model does not have")
         for key, name, spec in optimizer_state.tensor_specs(source):
             if name not in self.shapes:

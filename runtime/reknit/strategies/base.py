@@ -69,6 +69,8 @@ class Strategy(ABC):
     """The user's model, bare."""
     optimizer: torch.optim.Optimizer
     """The user's optimizer; which tensors it updates is the strategy's affair."""
+    clips = False
+    """Whether it clips gradients by itself, before they are reduced."""
     updated: Callable[[], None] = staticmethod(lambda: None)
     """Called when the local part of an update is done, and the weights are to be gathered."""
 

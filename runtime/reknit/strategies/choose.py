@@ -2,7 +2,7 @@
 
 from reknit.comm.group import RankGroup
 from reknit.layout import BatchPlan, Sharding
-from reknit.protocol.settings import JobSettings
+from reknit.protocol.settings import CommunicationSettings, JobSettings
 from reknit.strategies.base import Built, Recipe, Strategy
 
 
@@ -51,6 +51,10 @@ def make_strategy(
             built=built,
             installs=installs,
         )
+    if settings.communication != CommunicationSettings():
+        from reknit.strategies.quiet import make_quiet
+
+        return make_quiet(recipe, settings, group, plan, built=built, installs=installs)
     if settings.sharding is Sharding.NONE:
         from reknit.strategies.replicated import Replicated
 

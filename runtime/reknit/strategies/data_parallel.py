@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from reknit.comm.collectives import Collectives
 from reknit.comm.group import RankGroup
 from reknit.job import Loss
 from reknit.layout import Precision
@@ -70,8 +71,11 @@ class DataParallel(OneByOne):
         self._group = group
         peers = group.along(Axis.DATA)
         self._factors = averaging_factors(peers.world_size, self._precision)
-        if peers.world_size > 1:
-            self._parallel = _parallel(self._loss_module, group.device, peers.handle)
+        self._parallel = self._parallelize(peers) if peers.world_size > 1 else None
+
+    def _parallelize(self, peers: Collectives) -> DistributedDataParallel | None:
+        """What reduces the gradient along the data axis in the last backward of a step."""
+        return _parallel(self._loss_module, peers.device, peers.handle)
 
     def _rejoin(self, group: RankGroup) -> None:
         """Takes part in the next generation; what is left of a backward is dropped."""

@@ -1,9 +1,13 @@
 """One process, or data parallelism: every rank holds the whole model. torch's DDP does the work."""
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
+from reknit.comm.collectives import Collectives
+from reknit.comm.compression import FORMATS, compress_buckets
 from reknit.comm.group import RankGroup
 from reknit.layout import Precision
+from reknit.protocol.settings import Compression
 from reknit.state.description import Interval, LocalState, StateSource
 from reknit.state.intervals import Placed
 from reknit.state.layout import Holder, StateLayout
@@ -29,6 +33,7 @@ class Replicated(DataParallel):
         *,
         seed: int,
         precision: Precision,
+        compression: Compression = Compression.NONE,
         built: Built | None = None,
         installs: bool = False,
     ) -> None:
@@ -37,6 +42,7 @@ class Replicated(DataParallel):
             group.broadcast([*built.model.parameters(), *built.model.buffers()])
         self.model = built.model
         self.optimizer = built.optimizer
+        self._compression = compression
         self._wrap(recipe.loss, group.device, precision)
         self._join(group)
 
@@ -68,6 +74,13 @@ class Replicated(DataParallel):
     def is_replicated(self) -> bool:
         """True."""
         return True
+
+    def _parallelize(self, peers: Collectives) -> DistributedDataParallel | None:
+        """DDP, which reduces in a lower format if that was asked for."""
+        parallel = super()._parallelize(peers)
+        if parallel is not None and self._compression in FORMATS:
+            compress_buckets(parallel, FORMATS[self._compression], peers.world_size)
+        return parallel
 
     def _layout(self) -> StateLayout:
         updated = {

@@ -2,14 +2,17 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 
 import torch
 
 from reknit.cuts import TensorPlan
-from reknit.data.loader import StepLoader
+from reknit.data.clients import FederatedLoader, who_takes_part
+from reknit.data.drawing import Drawing
+from reknit.data.loader import StepBatch, StepLoader
 from reknit.data.order import DataOrder
+from reknit.data.prefetch import Prefetcher
 from reknit.errors import ConfigurationError, StoppedError
 from reknit.job import (
     Batch,
@@ -28,10 +31,12 @@ from reknit.protocol.base import Json
 from reknit.protocol.ranks import StepDone
 from reknit.protocol.settings import JobSettings
 from reknit.strategies.base import Built, Recipe, build
+from reknit.strategies.rounds import passes_per_local_step
 from reknit.trainer import closing
 from reknit.trainer.engine import RankBatch, TrainingEngine
 from reknit.trainer.link import Link
 from reknit.trainer.loading import Drawer
+from reknit.trainer.sent import sent_figures
 from reknit.trainer.session import Session
 from reknit.trainer.timing import peak_memory_bytes
 from reknit.trainer.training import Training
@@ -140,6 +145,7 @@ class RankJob(Job):
         transform: Transform | None = None,
         collate: Collate | None = None,
         shuffle: bool = True,
+        clients: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """The global batches from where the job stands up to `steps` or `epochs`.
 
@@ -154,7 +160,24 @@ class RankJob(Job):
         stop = total_steps(num_samples, steps, epochs, self._batch.global_batch)
         self._total_steps = stop
 
-        def load(plan: BatchPlan, rank: int, start: int) -> StepLoader:
+        communication = self._settings.communication
+        owners = who_takes_part(communication, clients, num_samples)
+
+        def load(plan: BatchPlan, rank: int, start: int) -> Prefetcher[StepBatch]:
+            if owners is not None and communication.rounds is not None:
+                passes = passes_per_local_step(plan, communication.rounds)
+                return FederatedLoader(
+                    Drawing(dataset, transform, collate),
+                    owners,
+                    passes=passes * communication.rounds.local_steps,
+                    micro=plan.micro,
+                    rank=rank,
+                    num_ranks=plan.num_ranks,
+                    seed=self.seed,
+                    shuffle=shuffle,
+                    start_step=start,
+                    stop_step=stop,
+                )
             return StepLoader(
                 dataset,
                 order=DataOrder(num_samples, self.seed, shuffle),
@@ -241,6 +264,9 @@ class RankJob(Job):
         }
         if result.loss_scale is not None:
             metrics["loss_scale"] = result.loss_scale
+        metrics |= sent_figures(
+            training.stepper.strategy, self._settings, training.group.world_size
+        )
         self._link.tell(
             StepDone(
                 generation=training.group.generation,

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Self
 
-from reknit.data.loader import StepBatch, StepLoader
+from reknit.data.loader import StepBatch
+from reknit.data.prefetch import Prefetcher
 from reknit.layout import BatchPlan
 
 
@@ -16,9 +17,9 @@ class Drawer:
         load: makes a loader for a rank's share of the steps from the given one on.
     """
 
-    def __init__(self, load: Callable[[BatchPlan, int, int], StepLoader]) -> None:
+    def __init__(self, load: Callable[[BatchPlan, int, int], Prefetcher[StepBatch]]) -> None:
         self._load = load
-        self._loader: StepLoader | None = None
+        self._loader: Prefetcher[StepBatch] | None = None
         self._share: tuple[BatchPlan, int] | None = None
         """Which rank's part the loader loads."""
         self._next = 0

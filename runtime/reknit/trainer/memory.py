@@ -36,10 +36,14 @@ class Share(Message):
     """Intervals by key, then by name of the tensor."""
     needed: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
     """Of parameters and buffers; the optimizer's state is needed where the parameters are."""
+    own: str | None = None
+    """What else is needed: every tensor whose name begins so, whole."""
     specs: dict[str, tuple[tuple[int, ...], str]] | None = None
     """Shape and number format of every tensor, told by the first rank that holds anything."""
     scalars: dict[str, Json] | None = None
     """Told by the same rank."""
+    replaceable: str | None = None
+    """Likewise: what need not be complete."""
 
 
 def share_of(held: Mapping[str, LocalState], needed: LocalState | None, *, first: bool) -> Share:
@@ -58,6 +62,9 @@ def share_of(held: Mapping[str, LocalState], needed: LocalState | None, *, first
             for name, spec in state.specs.items()
         }
         told["scalars"] = state.scalars
+        told["replaceable"] = state.replaceable
+    if needed is not None:
+        told["own"] = needed.own
     wanted = {} if needed is None else _places(needed, optimizer=False)
     return Share(held={key: _places(state) for key, state in held.items()}, needed=wanted, **told)
 
@@ -78,6 +85,8 @@ class Collection:
     shares: tuple[Share, ...]
     specs: Mapping[str, TensorSpec]
     scalars: dict[str, Json]
+    lost: frozenset[str] = frozenset()
+    """Tensors that nobody holds, and that are begun anew."""
 
     @classmethod
     def of(cls, shares: Iterable[Share]) -> "Collection":
@@ -88,7 +97,16 @@ class Collection:
             name: TensorSpec(tuple(shape), getattr(torch, dtype))
             for name, (shape, dtype) in (teller.specs or {}).items()
         }
-        return cls(shares, specs, dict(teller.scalars or {}))
+        held = {name for share in shares for places in share.held.values() for name in places}
+        lost = frozenset(
+            name
+            for name in specs
+            if teller.replaceable is not None
+            and name.startswith(teller.replaceable)
+            and name not in held
+        )
+        kept = {name: spec for name, spec in specs.items() if name not in lost}
+        return cls(shares, kept, dict(teller.scalars or {}), lost)
 
     @property
     def holdings(self) -> tuple[Holding, ...]:
@@ -107,15 +125,18 @@ class Collection:
     def moves(self, nodes: Sequence[str]) -> tuple[Move, ...]:
         """What goes from where to where, with the node of each rank."""
         wants = tuple(
-            Want(rank, _intervals(self._wanted(share.needed)))
+            Want(rank, _intervals(self._wanted(share)))
             for rank, share in enumerate(self.shares)
             if share.needed
         )
         return plan(wants, self.holdings, nodes)
 
-    def _wanted(self, needed: Places) -> Places:
-        wanted = dict(needed)
+    def _wanted(self, share: Share) -> Places:
+        needed = share.needed
+        wanted = {name: places for name, places in needed.items() if name in self.specs}
         for full_name, spec in self.specs.items():
+            if share.own is not None and full_name.startswith(share.own):
+                wanted[full_name] = ((0, spec.num_elements),)
             if not full_name.startswith(_OPTIMIZER):
                 continue
             parameter = _PARAMETER + full_name.split("/", 2)[2]

@@ -82,7 +82,7 @@ class Stepper:
         self.version = 0
         """Steps committed."""
         self._num_updates = 0
-        self._clip = recipe.clip_grad_norm
+        self._clip = None if strategy.clips else recipe.clip_grad_norm
         self._group = group
         self._plan = plan
         self._seed = seed

@@ -21,9 +21,11 @@ from reknit.state.agreement import Agreement, Report, agree
 from reknit.state.description import LocalState
 from reknit.state.placement import copies_needed, failure_domains, holders, wards
 from reknit.state.protection import Protection
+from reknit.state.round_protection import worker_of
 from reknit.strategies.base import Built, Recipe, Sharded, Strategy
 from reknit.strategies.choose import make_strategy
 from reknit.strategies.deepspeed_config import scale_settings
+from reknit.strategies.rounds import Rounds
 from reknit.strategies.scaling import ScalePolicy
 from reknit.trainer.checkpointing import CheckpointCycle
 from reknit.trainer.gate import Vote
@@ -67,6 +69,8 @@ class Training:
         self.ledger: Ledger | None = None
         self.journal = Journal(first=0)
         self._built = built
+        self._anew: tuple[int, ...] = ()
+        """Ranks that begin this generation without what they alone had."""
 
     @property
     def group(self) -> RankGroup:
@@ -112,6 +116,7 @@ class Training:
         """
         start = time.monotonic()
         self.moments.take_place(self.group.rank)
+        self._anew = ()
         self._enter_phase(Moment.AGREE)
         told = self._standings()
         agreement = agree(
@@ -140,6 +145,7 @@ class Training:
                     step=self.version,
                     source=source,
                     seconds=seconds,
+                    anew=self._anew,
                 )
             )
         self._open_ledger()
@@ -239,6 +245,7 @@ class Training:
             strategy.close()
             self._forget(f"nobody holds {lacking}")
             return False
+        self._anew = tuple(sorted({worker_of(name) for name in collection.lost}))
         collected = transfer(group, collection, held)
         entries = self._entries(first)
         if stepper is None:
@@ -329,10 +336,14 @@ class Training:
         group = self.group
         domains = failure_domains(group.nodes, group.hosts)
         copies = copies_needed(
-            group.mesh.shares(self.settings.sharding), domains, self.settings.recovery.copies
+            group.mesh.shares(self.settings.state_sharding), domains, self.settings.recovery.copies
         )
         if strategy.is_replicated or copies == 0 or group.world_size == 1:
             return NoProtection()
+        if isinstance(strategy, Rounds):
+            return strategy.protect(
+                holders(group.rank, domains, copies), wards(group.rank, domains, copies)
+            )
         assert isinstance(strategy, Sharded)
         protection = Protection(
             group,

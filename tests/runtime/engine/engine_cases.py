@@ -21,7 +21,7 @@ from reknit.layout import BatchPlan, Degrees, Precision, Sharding
 from reknit.mesh import Mesh
 from reknit.protocol.base import Endpoint, Generation, Json
 from reknit.protocol.ranks import Assign
-from reknit.protocol.settings import JobSettings, PipelineSettings
+from reknit.protocol.settings import CommunicationSettings, JobSettings, PipelineSettings
 from reknit.state.description import Interval, LocalState, TensorSpec
 from reknit.strategies.base import Recipe
 from reknit.strategies.choose import make_strategy
@@ -61,6 +61,8 @@ class Case:
     deepspeed: tuple[tuple[str, Json], ...] = ()
     """Items of the user's DeepSpeed configuration."""
 
+    communication: CommunicationSettings = field(default_factory=CommunicationSettings)
+
     @property
     def plan(self) -> BatchPlan:
         num_data = Mesh.of(self.degrees, self.num_ranks).num_data
@@ -79,6 +81,7 @@ class Case:
             pipeline=self.pipeline,
             precision=self.precision,
             deepspeed_config=config,
+            communication=self.communication,
         )
 
 

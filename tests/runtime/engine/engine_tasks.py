@@ -46,6 +46,8 @@ class Config:
     norm: str = "batch"
     """`layer`: a model that computes each sample by itself, the same in any world; `cut`: one whose
     layers can be cut."""
+    num_clients: int | None = None
+    """Owners of the samples, under federated averaging."""
 
 
 Spoil: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -194,7 +196,9 @@ def train(job: reknit.Job, config: Config) -> None:
         clip_grad_norm=1.0,
         tensor_plan=CUTS if config.norm == "cut" else None,
     )
-    for batch in job.batches(data(config.bad_sample), steps=config.steps):
+    samples = data(config.bad_sample)
+    clients = config.num_clients and [sample % config.num_clients for sample in range(len(samples))]
+    for batch in job.batches(samples, steps=config.steps, clients=clients or None):
         corruption.step = batch.step
         if batch.step == config.fail_step:
             if config.fail_rank == job.rank:

@@ -27,9 +27,14 @@ from reknit.protocol.ranks import (
 )
 from reknit.protocol.settings import (
     ENV_LEDGER,
+    BatchSettings,
     CheckpointSettings,
+    CommunicationSettings,
+    Compression,
     JobSettings,
     RecoverySettings,
+    RoundSettings,
+    WorkerState,
 )
 
 STEPS = 12
@@ -55,6 +60,7 @@ def job(settings: JobSettings, tmp_path: Path) -> Callable[..., JobSettings]:
         evaluate_every: int | None = None,
         norm: str = "batch",
         hold_step: int | None = None,
+        num_clients: int | None = None,
         **changes: Any,
     ) -> JobSettings:
         graves = tmp_path / f"{name}-graves"
@@ -67,6 +73,7 @@ def job(settings: JobSettings, tmp_path: Path) -> Callable[..., JobSettings]:
             "deaths": deaths,
             "graves": str(graves),
             "evaluate_every": evaluate_every,
+            "num_clients": num_clients,
         }
         update = {
             "config": config,
@@ -126,10 +133,14 @@ def test_a_killed_rank_costs_no_bit(ranks: Ranks, job, tmp_path, sharding) -> No
 
 
 def check_kills(ranks: Ranks, job, tmp_path, **changes: object) -> None:
-    whole = run(ranks, job("whole", evaluate_every=3, **changes), [])
     deaths = [((step + 1) % 4, step, moment) for step, moment in MOMENTS]
-    settings = job("broken", *deaths, evaluate_every=3, **changes)
-    broken = run(ranks, settings, [victim for victim, _, _ in deaths])
+    check_deaths(ranks, job, tmp_path, deaths, evaluate_every=3, **changes)
+
+
+def check_deaths(ranks: Ranks, job, tmp_path, deaths, **changes: object) -> None:
+    """Of the ranks, each with the steps committed before and the moment."""
+    whole = run(ranks, job("whole", **changes), [])
+    broken = run(ranks, job("broken", *deaths, **changes), [victim for victim, _, _ in deaths])
     resumed = [message for rank in broken for message in rank.all(Resumed)]
     assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
     assert losses(broken) == losses(whole)
@@ -210,15 +221,57 @@ def test_stages_change_places_in_a_smaller_world(ranks: Ranks, job, tmp_path) ->
 def test_every_stage_may_be_killed_at_every_moment(
     ranks: Ranks, job, tmp_path, degrees, moment
 ) -> None:
-    whole = run(ranks, job("whole", degrees=degrees), [])
     deaths = [(rank, 1 + 2 * rank, moment) for rank in range(4)]
-    broken = run(ranks, job("broken", *deaths, degrees=degrees), [0, 1, 2, 3])
-    resumed = [message for rank in broken for message in rank.all(Resumed)]
-    assert [message.source for message in resumed][1:] == [MEMORY] * len(deaths)
-    assert losses(broken) == losses(whole)
-    weights = load_file(tmp_path / "broken" / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
-        assert weights[name].equal(tensor), name
+    check_deaths(ranks, job, tmp_path, deaths, degrees=degrees)
+
+
+DILOCO = {"local_steps": 2, "outer_learning_rate": 0.7, "outer_momentum": 0.9}
+QUIET = {
+    "BF16": (CommunicationSettings(compression=Compression.BF16), MOMENTS[1:6:2], None),
+    "DiLoCo": (
+        CommunicationSettings(compression=Compression.BF16, rounds=RoundSettings(**DILOCO)),
+        [(step, moment) for step, moment in MOMENTS if moment != "EVALUATE"],
+        None,
+    ),
+    "federated averaging": (
+        CommunicationSettings(
+            rounds=RoundSettings(local_steps=2, worker_state=WorkerState.FRESH, clients_per_round=4)
+        ),
+        MOMENTS[1:6:2],
+        7,
+    ),
+}
+"""What is asked for, when a rank dies, and owners of the samples."""
+
+
+@pytest.mark.parametrize(("communication", "moments", "num_clients"), QUIET.values(), ids=QUIET)
+def test_a_killed_rank_costs_no_bit_of_what_communicates_less(
+    ranks: Ranks, job, tmp_path, communication, moments, num_clients
+) -> None:
+    """A round is taken anew; what a rank's optimizer remembers comes from a copy."""
+    changes = {
+        "communication": communication,
+        "batch": BatchSettings(global_batch=16, micro=2),
+        "num_clients": num_clients,
+    }
+    deaths = [((step + 1) % 4, step, moment) for step, moment in moments]
+    check_deaths(ranks, job, tmp_path, deaths, **changes)
+
+
+def test_what_power_sgd_has_left_out_on_a_lost_rank_is_lost_and_told(
+    ranks: Ranks, job, tmp_path
+) -> None:
+    changes = {
+        "communication": CommunicationSettings(compression=Compression.POWER_SGD, power_sgd_rank=1)
+    }
+    whole = losses(run(ranks, job("whole", **changes), []))
+    broken = run(ranks, job("broken", (2, 4, "BACKWARD"), **changes), [2])
+    begun, went_on = [message for rank in broken for message in rank.all(Resumed)]
+    assert (begun.anew, went_on.anew, went_on.source) == ((), (2,), MEMORY)
+    found = losses(broken)
+    assert [found[step] for step in range(1, 6)] == [whole[step] for step in range(1, 6)]
+    assert found[STEPS] != whole[STEPS]
+    assert found[STEPS] == pytest.approx(whole[STEPS], rel=0.1)
 
 
 def losses_of_whole(ranks: Ranks, settings: JobSettings) -> dict[int, float]:

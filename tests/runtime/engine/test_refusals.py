@@ -4,6 +4,7 @@ import pytest
 from engine_cases import Case
 
 from reknit.layout import Sharding
+from reknit.protocol.settings import CommunicationSettings, RoundSettings
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,13 @@ from reknit.layout import Sharding
 def test_zero_refuses_what_it_cannot_divide(run_ranks, changes, sentence):
     case = Case(**{"sharding": Sharding.ZERO2, "steps": 1, **changes})
     assert sentence in run_ranks("refusal", 1, case)[0]
+
+
+def test_rounds_refuse_what_they_cannot_divide(run_ranks):
+    """A world of another size than the manifest's may come to this."""
+    rounds = CommunicationSettings(rounds=RoundSettings(local_steps=3))
+    sentence = run_ranks("refusal", 1, Case(num_ranks=1, accumulation=4, communication=rounds))[0]
+    assert "4 micro-batches in a round are no multiple of the 3 local steps" in sentence
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from reknit.protocol.outcome import ExitClass
 from reknit.protocol.ranks import MEMORY, Failed, Finished, Resumed, StepDone, WrongNumbers
 from reknit.protocol.settings import (
     CheckpointSettings,
+    CommunicationSettings,
     JobSettings,
     NumberSettings,
     OnBadData,
+    RoundSettings,
 )
 
 STEPS = 24
@@ -184,3 +186,17 @@ def test_bad_data_are_skipped_if_that_is_asked_for(ranks, job, sharding):
     assert {message.blame for message in found} == {"Data"}
     kept = [done.metrics["loss"] for done in steps.values() if not done.skipped]
     assert len(kept) == 12 - len(skipped) and kept[-1] < kept[0]
+
+
+def test_what_was_wrong_in_a_round_is_not_committed(ranks, job, tmp_path):
+    """The rank that had it in a local step goes back to the committed weights like all others."""
+    rounds = RoundSettings(local_steps=2, outer_learning_rate=0.7, outer_momentum=0.9)
+    update = {"communication": CommunicationSettings(rounds=rounds)}
+    expected = undisturbed(ranks, job("whole").model_copy(update=update), 2)
+    settings = job("broken", wrong=(1, 5, "nan", False)).model_copy(update=update)
+    group = ranks.start(settings, 2)
+    finish(group)
+    [told] = group[0].all(WrongNumbers)
+    assert (told.step, told.ranks) == (5, (1,))
+    assert losses(group) == expected
+    assert_same_weights(tmp_path, "broken")

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import engine_cases
 import mesh_cases
+import quiet_cases
 import shadow_cases
 
 torch.set_num_threads(1)
@@ -25,7 +26,7 @@ while (task := connection.recv()) is not None:  # type: ignore[name-defined]  # 
     try:
         degrees = getattr(arguments[0], "degrees", None) if arguments else None
         group = engine_cases.join(rank, num_ranks, port, listener, degrees)
-        modules = (mesh_cases, shadow_cases, engine_cases)
+        modules = (mesh_cases, shadow_cases, quiet_cases, engine_cases)
         function = next(getattr(each, name) for each in modules if hasattr(each, name))
         result = function(group, *arguments)
         if torch.distributed.is_initialized():
