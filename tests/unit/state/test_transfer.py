@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reknit.state.intervals import Interval, even_intervals
+from reknit.state.intervals import Interval, along, even_intervals
 from reknit.state.transfer import Holding, Move, Want, missing, plan
 
 
@@ -230,3 +230,47 @@ def test_a_hundred_thousand_intervals_are_planned():
     ]
     moves = plan([Want(0, {name: [parts[0], parts[1]] for name in names})], holdings)
     assert sent(moves).total() == num_tensors * (len(parts[0]) + len(parts[1]))
+
+
+def part(rank: int, place: int, rows: int, name: str = "a") -> Holding:
+    """One of two parts of a tensor of rows of 8, cut along its columns."""
+    return Holding(rank, "own", {name: tuple(along((rows, 8), 1, 2, place))})
+
+
+@pytest.mark.parametrize("rows", [8, 200])
+def test_a_part_in_very_many_intervals_comes_from_one_that_has_the_same(rows):
+    """Or, where it is in few, from all that have it."""
+    holdings = [part(0, 0, rows), part(1, 1, rows), part(2, 0, rows)]
+    wanted = holdings[1].intervals["a"]
+    moves = plan([Want(3, {"a": wanted})], holdings)
+    assert [(move.start, move.stop) for move in moves] == [(i.start, i.stop) for i in wanted]
+    assert {(move.source_rank, move.dest_rank) for move in moves} == {(1, 3)}
+
+
+def test_parts_are_shared_out_among_those_that_have_them():
+    names = ["a", "b", "c", "d"]
+    holdings = [part(rank, 0, 100, name) for rank in (0, 1) for name in names]
+    wanted = dict.fromkeys(names, holdings[0].intervals["a"])
+    assert sent(plan([Want(2, wanted)], holdings)) == {0: 800, 1: 800}
+    near = plan([Want(2, {"a": wanted["a"]})], holdings, ["far", "near", "near"])
+    assert {move.source_rank for move in near} == {1}
+    own = plan([Want(1, wanted)], holdings)
+    assert sent(own) == {}
+
+
+@pytest.mark.parametrize("rows", [6, 100])
+def test_parts_of_another_number_of_ranks_are_put_together(rows):
+    holdings = [part(0, 0, rows), part(1, 1, rows)]
+    wants = [Want(rank, {"a": tuple(along((rows, 8), 1, 4, rank))}) for rank in range(4)]
+    found = [
+        (move.dest_rank, element)
+        for move in plan(wants, holdings)
+        for element in range(move.start, move.stop)
+    ]
+    expected = [
+        (want.rank, element)
+        for want in wants
+        for interval in want.intervals["a"]
+        for element in range(interval.start, interval.stop)
+    ]
+    assert sorted(found) == sorted(expected)
