@@ -3,12 +3,14 @@
 from datetime import timedelta
 from typing import Final
 
+from reknit.parameter_server.table import Mode
 from reknit.protocol.settings import (
     BatchSettings,
     CheckpointSettings,
     JobSettings,
     NumberSettings,
     RecoverySettings,
+    ServerSettings,
 )
 from reknit_operator.api.types import DistributedTrainingJob, JobSpec
 from reknit_operator.build.options import BuildOptions
@@ -58,6 +60,19 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
             on_bad_data=spec.recovery.wrong_numbers.on_bad_data,
         ),
         checkpoint=checkpoint_settings(spec, options),
+        servers=_server_settings(spec),
+    )
+
+
+def _server_settings(spec: JobSpec) -> ServerSettings | None:
+    servers = spec.parameter_servers
+    if servers is None:
+        return None
+    return ServerSettings(
+        num_servers=servers.replicas,
+        copies=servers.copies,
+        mode=Mode(servers.consistency, servers.max_staleness or 0),
+        compression=servers.compression,
     )
 
 

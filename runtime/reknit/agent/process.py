@@ -247,7 +247,7 @@ def _identity(config: AgentConfig) -> Identity:
         replica=config.replica,
         node=config.node,
         host=config.host,
-        num_slots=settings.processes_per_worker,
+        num_slots=1 if config.role == "server" else settings.processes_per_worker,
         is_command=settings.command is not None,
         heartbeat_seconds=settings.recovery.heartbeat_seconds,
         dead_after_seconds=settings.recovery.dead_after_seconds,

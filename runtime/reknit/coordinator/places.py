@@ -22,6 +22,8 @@ def place_of(state: Membership, message: Register) -> int | None:
     """The worker's place that a registering agent fills; a spare may have been given one."""
     if message.role == "worker":
         return message.replica
+    if message.role == "server":
+        return None
     known = state.agents.get(message.agent)
     if known is not None:
         return known.replica
@@ -37,6 +39,8 @@ def displace(state: Membership, message: Register, now: float) -> Outcome:
 
     The other one was given up by an earlier coordinator, and has not heard of that.
     """
+    if message.role == "server":
+        return state, ()
     place = message.replica if message.role == "worker" else message.place
     holder = holder_of(state, place, message.agent)
     if state.gathering_until is None or holder is None or message.generation is None:

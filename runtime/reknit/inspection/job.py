@@ -31,6 +31,8 @@ from reknit.job import (
     Transform,
     unique_parameters,
 )
+from reknit.parameter_server.binding import specs_of
+from reknit.parameter_server.tensors import NO_CLIPPING, check_optimizer
 from reknit.protocol.base import Json
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import BatchSettings, JobSettings
@@ -89,6 +91,7 @@ class InspectionJob(Job):
         self.state: dict[str, Json] = {}
         self._batch = batch
         self._precision = settings.precision
+        self._is_served = settings.servers is not None
         self._engine: InspectionEngine | None = None
         self._data: _Data | None = None
 
@@ -124,6 +127,8 @@ class InspectionJob(Job):
             raise ConfigurationError(
                 f"job.engine: clip_grad_norm must be positive, not {clip_grad_norm}"
             )
+        if self._is_served and clip_grad_norm is not None:
+            raise ConfigurationError(NO_CLIPPING)
         seed_generators(self.seed, torch.device("cpu"))
         built = build(model, optimizer, schedule)
         trainable = list(unique_parameters(built.model.parameters()))
@@ -131,6 +136,8 @@ class InspectionJob(Job):
             raise ConfigurationError("job.engine: the model has no trainable parameters")
         if pretrained is not None:
             load_pretrained(built.model, pretrained)
+        if self._is_served:
+            check_optimizer(optimizer, specs_of(built.model))
         self._engine = InspectionEngine(built, loss, probe(optimizer, trainable), self)
         return self._engine
 
