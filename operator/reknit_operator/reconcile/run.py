@@ -233,7 +233,8 @@ def _confirm_gone(draft: Draft) -> None:
     if report is None or report.phase is MembershipPhase.CONCLUDED:
         return
     existing = {pod.ref.name for pod in draft.observed.pods if not pod.stopped}
-    for name in sorted({*report.missing, *(rank.agent for rank in report.ranks)} - existing):
+    counted = {*report.missing, *report.servers, *(rank.agent for rank in report.ranks)}
+    for name in sorted(counted - existing):
         draft.confirm_gone(name)
 
 

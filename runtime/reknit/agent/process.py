@@ -137,7 +137,8 @@ class Agent:
     def _launch(self, launch: int) -> None:
         own, other = socket.socketpair()
         with other:
-            self._launcher.launch(launch, "rank", [other.fileno()])
+            title = "server" if self._config.role == "server" else "rank"
+            self._launcher.launch(launch, title, [other.fileno()])
         self._channels[launch] = RankChannel(
             own, lambda message: self._feed(ev.Said(launch, message)), self._log
         )

@@ -45,6 +45,8 @@ class Fleet:
     """host:port of all servers that the views name."""
     orphaned: Mapping[int, float] = field(default_factory=dict)
     """Since when ranges have no primary that lives."""
+    is_protected: bool = False
+    """Whether every range was seen to have two complete copies, since it was changed last."""
     told: Mapping[str, tuple[int, Views]] = field(default_factory=dict)
     """By agent: the connection through which it heard of views last, and those."""
 
@@ -133,6 +135,24 @@ def is_protected(fleet: Fleet, number: int) -> bool:
     process = fleet.processes.get(view.primary)
     report = None if process is None else process.report(number, view)
     return report is not None and report.protected
+
+
+def version_of(fleet: Fleet, number: int) -> int:
+    """Updates of a range, as its primary has said last."""
+    process = fleet.processes.get(fleet.views[number].primary)
+    report = None if process is None else process.ranges.get(number)
+    return 0 if report is None else report.version
+
+
+def staleness(fleet: Fleet) -> dict[int, int]:
+    """By worker: clocks that it is behind the fastest one, in whichever range that is most."""
+    behind: dict[int, int] = {}
+    for number, view in enumerate(fleet.views):
+        process = fleet.processes.get(view.primary)
+        report = None if process is None else process.report(number, view)
+        for worker, clocks in (report.clocks_behind if report is not None else {}).items():
+            behind[worker] = max(clocks, behind.get(worker, 0))
+    return behind
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ def settle(state: Membership, now: float) -> Outcome:
     if not fleet.views:
         return _found(state, now)
     state, actions = _succeed(state, now)
+    state, protected = _protect(state, now)
+    actions += protected
     state = _seat(state)
     state, told = _tell(state)
     state, released = _release(state)
@@ -79,7 +81,7 @@ def _found(state: Membership, now: float) -> Outcome:
     if len(order) < state.policy.num_servers:
         return state, ()
     fleet = fleets.found(state.fleet, order, state.policy.range_copies)
-    text = f"The parameters are divided among {len(order)} servers."
+    text = f"The parameters are divided among {', '.join(order)}."
     return replace(state, fleet=fleet), (write(now, "ServersReady", text),)
 
 
@@ -102,6 +104,17 @@ def _succeed(state: Membership, now: float) -> Outcome:
         state, more = _note(state, change, now)
         actions += more
     return state, actions
+
+
+def _protect(state: Membership, now: float) -> Outcome:
+    """Tells when the loss of any one server loses nothing."""
+    fleet = state.fleet
+    protected = all(fleets.is_protected(fleet, number) for number in range(len(fleet.views)))
+    if protected == fleet.is_protected:
+        return state, ()
+    state = replace(state, fleet=replace(fleet, is_protected=protected))
+    text = "Every range of parameters has two complete copies."
+    return state, (write(now, "RangesProtected", text),) if protected else ()
 
 
 def _note(state: Membership, change: Change, now: float) -> Outcome:

@@ -163,7 +163,7 @@ class _Service:
         specs = specs_of(build(recipe, seed=settings.seed, device=_CPU).model)
         check_recipe(recipe, specs)
         self._plan: Plan = plan_ranges(specs, self._servers.num_servers)
-        self._name = f"{os.environ[ENV_POD_NAME]}.{token_hex(4)}"
+        self._name = f"{os.environ[ENV_POD_NAME]}.{os.getpid()}.{token_hex(3)}"
 
     async def run(self) -> None:
         """Serves until the agent says that it is over, or is gone."""

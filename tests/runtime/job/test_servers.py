@@ -1,0 +1,91 @@
+"""Whole jobs whose parameters lie on servers: what dies, and what the job is like afterwards."""
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobruns import Cli, Run, session_processes
+
+WORKERS = {"replicas": 2}
+TASK = {"clip": None, "halve": True, "evaluate": True}
+
+
+def served(**config: Any) -> dict[str, Any]:
+    return {
+        "entrypoint": {"function": "tasks:train", "config": TASK | config},
+        "workers": WORKERS,
+        "parameterServers": {"replicas": 2},
+        "checkpoint": {"everySteps": 4},
+    }
+
+
+def kill_server(run: Run, role: str, number: int) -> None:
+    """SIGKILL to the process that is the primary or backup of a range by the latest event."""
+    name = servers_of(run)[number][role]
+    os.kill(int(name.split(".")[1]), signal.SIGKILL)
+
+
+def servers_of(run: Run) -> dict[int, dict[str, str]]:
+    """The servers of each range, as the history tells."""
+    [ready] = run.events("ServersReady")
+    names = re.findall(r"task-server-[-.0-9a-f]+[0-9a-f]", ready["message"])
+    ranges = {
+        number: {"primary": name, "backup": names[(number + 1) % len(names)]}
+        for number, name in enumerate(names)
+    }
+    for event in run.events("ServerChanged"):
+        [(primary, number)] = re.findall(r"(\S+) serves range (\d)", event["message"]) or [("", -1)]
+        if primary:
+            ranges[int(number)]["primary"] = primary
+        [(backup, number)] = re.findall(r"(\S+) is the backup of range (\d)", event["message"]) or [
+            ("", -1)
+        ]
+        if backup:
+            ranges[int(number)]["backup"] = backup
+    return ranges
+
+
+def kill_pod(run: Run, name: str) -> None:
+    """SIGKILL to the agent of a pod, with which all its processes end."""
+    for process in session_processes(run.process.pid):
+        if "reknit.agent" not in process.command:
+            continue
+        environment = Path("/proc", str(process.pid), "environ").read_bytes()
+        if f"REKNIT_POD_NAME={name}".encode() in environment.split(b"\0"):
+            os.kill(process.pid, signal.SIGKILL)
+            return
+    raise AssertionError(f"no agent of {name}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that nothing happens to."""
+    cli = Cli(tmp_path_factory.mktemp("undisturbed"))
+    run = cli.run(cli.manifest(**served()))
+    assert run.process.returncode == 0, run.output + run.errors
+    return run
+
+
+def test_whatever_dies_the_weights_are_those_of_the_undisturbed_run(
+    cli: Cli, undisturbed: Run, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run = cli.start(cli.manifest(**served(wait_for=str(gate), wait_step=6)), "--kill", "1@3")
+    run.wait_for_events("RankExited")
+    run.wait_for_step(6)
+    run.wait_for_events("RangesProtected")
+    kill_server(run, "primary", 0)
+    run.wait_for_events("RangesProtected", 2)
+    kill_server(run, "backup", 1)
+    run.wait_for_events("RangesProtected", 3)
+    kill_pod(run, "task-server-1")
+    run.wait_for_events("RangesProtected", 4)
+    gate.touch()
+    assert run.finish() == 0, run.output + run.errors
+    assert run.losses() == undisturbed.losses()
+    assert run.weights() == undisturbed.weights()
+    assert run.events("RangeLost") == []
