@@ -14,6 +14,7 @@ from reknit_operator.planning.memory import (
     parked_memory,
 )
 from reknit_operator.planning.redundancy import Redundancy, last_resort, redundancy
+from reknit_operator.planning.servers import ServedPlan, served_plan
 from reknit_operator.planning.world import Seat, seats
 
 
@@ -46,6 +47,8 @@ class Plan(Message):
     """How often each sample is used."""
     choices: tuple[Choice, ...]
     """Every way of sharding; empty for a command."""
+    served: ServedPlan | None
+    """What parameter servers hold; None without them."""
     parked_bytes: int | None
     """Memory of the parked process in each pod; None for a command, which has none."""
     last_resort: str | None
@@ -82,6 +85,7 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         total_steps=steps,
         epochs=steps * batch.global_batch / samples if steps and samples and batch else None,
         choices=_choices(settings, inspection, degrees) if inspection else (),
+        served=served_plan(settings, inspection) if inspection else None,
         parked_bytes=parked_memory(inspection) if inspection else None,
         last_resort=last_resort(settings.checkpoint) if inspection else None,
         unfollowed=_unfollowed(settings, inspection) if inspection else None,

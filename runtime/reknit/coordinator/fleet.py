@@ -37,6 +37,8 @@ class Fleet:
     processes: Mapping[str, ServerProcess] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
     """Names of processes that certainly are no more."""
+    seen: frozenset[str] = frozenset()
+    """Names of all processes that this coordinator has heard."""
     views: tuple[View, ...] = ()
     """By range; empty before the ranges are founded."""
     leases: tuple[float, ...] = ()
@@ -66,7 +68,8 @@ class Fleet:
             message.name, agent, launch, message.address, message.ranges, message.figures
         )
         fleet = self.without(former)
-        return replace(fleet, processes={**fleet.processes, message.name: process})
+        processes = {**fleet.processes, message.name: process}
+        return replace(fleet, processes=processes, seen=fleet.seen | {message.name})
 
     def ended_at(self, agent: str, launch: int) -> "Fleet":
         """An agent says that its process is gone."""

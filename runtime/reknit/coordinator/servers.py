@@ -93,7 +93,7 @@ def _succeed(state: Membership, now: float) -> Outcome:
     alive = set(fleet.processes)
     if now < state.started + policy.adoption_wait.total_seconds():
         # An earlier coordinator's servers, which this one has not heard of yet.
-        alive |= held - fleet.ended
+        alive |= held - fleet.ended - fleet.seen
     limit = SILENT_PERIODS * policy.dead_after.total_seconds()
     fleet, changes = fleets.next_views(
         fleet, alive, ready, policy.range_copies, silent_limit=limit, now=now

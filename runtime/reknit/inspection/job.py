@@ -183,6 +183,7 @@ class InspectionJob(Job):
         found = Inspection(
             parameters=tuple(parameters(engine.built)),
             buffers=tuple(buffers(engine.built)),
+            tables=tuple(spec.name for spec in specs_of(engine.built.model) if spec.is_table),
             optimizer=qualified_name(engine.built.optimizer),
             optimizer_tensors=engine.facts.tensors,
             elementwise=engine.facts.elementwise,

@@ -89,3 +89,54 @@ def test_whatever_dies_the_weights_are_those_of_the_undisturbed_run(
     assert run.losses() == undisturbed.losses()
     assert run.weights() == undisturbed.weights()
     assert run.events("RangeLost") == []
+
+
+def test_a_range_that_is_lost_with_both_copies_comes_from_the_newest_checkpoint(
+    cli: Cli, undisturbed: Run, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run = cli.start(cli.manifest(**served(wait_for=str(gate), wait_step=6)))
+    run.wait_for_step(6)
+    run.wait_for_events("Checkpointed")
+    kill_server(run, "primary", 0)
+    kill_server(run, "primary", 1)
+    run.wait_for_events("RangeLost", 2)
+    gate.touch()
+    assert run.finish() == 0, run.output + run.errors
+    assert [event["step"] for event in run.events("Resumed")][-1] == 4
+    assert run.losses() == undisturbed.losses()
+    assert run.weights() == undisturbed.weights()
+
+
+def test_servers_outlive_their_coordinator(cli: Cli, undisturbed: Run, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    run = cli.start(cli.manifest(**served(wait_for=str(gate), wait_step=6)))
+    run.wait_for_step(6)
+    run.wait_for_events("RangesProtected")
+    for process in session_processes(run.process.pid):
+        if "reknit.coordinator" in process.command:
+            os.kill(process.pid, signal.SIGKILL)
+    run.wait_for_events("RangesProtected", 2)
+    gate.touch()
+    assert run.finish() == 0, run.output + run.errors
+    assert len(run.events("GenerationAdopted")) == 1
+    assert run.events("RangeLost") == []
+    assert run.weights() == undisturbed.weights()
+
+
+def test_a_suspended_run_resumes_without_servers(cli: Cli, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    first = cli.start(cli.manifest(**served(wait_for=str(gate), wait_step=5)))
+    first.wait_for_step(5)
+    first.process.send_signal(signal.SIGINT)
+    gate.touch()
+    first.finish()
+    assert [event["step"] for event in first.events("Checkpointed")][-1] > 4, first.output
+    spec = served()
+    del spec["parameterServers"]
+    second = cli.run(cli.manifest(**spec), "--resume", run_dir=first.run_dir)
+    assert second.process.returncode == 0, second.output + second.errors
+    whole = cli.run(cli.manifest(**spec))
+    assert sorted(second.losses()) == list(range(1, 13))
+    for step, loss in whole.losses().items():
+        assert second.losses()[step] == pytest.approx(loss, rel=1e-4)
