@@ -159,6 +159,8 @@ class Served(Strategy):
         assert factor is not None, "what was pushed cannot be left out"
         self.discard()
         self._clock += 1
+        # Else torch warns about a schedule that advances before the optimizer, which is elsewhere.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - see above
 
     def describe(self) -> LocalState:
         """What the servers do not hold: buffers, and parameters that are not trained."""
