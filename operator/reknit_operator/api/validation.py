@@ -9,6 +9,7 @@ from reknit_operator.api.ruletable import (
     FAULT_RULES,
     JOB_RULES,
     POD_RULES,
+    SERVER_RULES,
     TRAINING_RULES,
 )
 from reknit_operator.api.spec import JobSpec
@@ -26,7 +27,7 @@ def validate(job: DistributedTrainingJob) -> list[Problem]:
     return [
         *broken(JOB_RULES + ENTRYPOINT_RULES + TRAINING_RULES, job),
         *_deepspeed_problems(job.spec),
-        *broken(POD_RULES + FAULT_RULES, job),
+        *broken(SERVER_RULES + POD_RULES + FAULT_RULES, job),
     ]
 
 
