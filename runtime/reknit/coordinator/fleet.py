@@ -113,7 +113,7 @@ class Fleet:
         """What agents are told."""
         names = {name for view in self.views for name in (view.primary, view.backup) if name}
         addresses = {name: a for name, a in self.addresses.items() if name in names}
-        return Views(incarnation=incarnation, ranges=self.views, addresses=addresses)
+        return Views.of(incarnation, self.views, addresses)
 
 
 def found(fleet: Fleet, order: list[str], copies: int) -> Fleet:

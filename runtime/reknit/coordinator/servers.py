@@ -40,7 +40,7 @@ def ended(state: Membership, agent: Agent, message: ServerEnded) -> Membership:
 
 def learn(state: Membership, message: Register, now: float) -> Membership:
     """What an agent was told by an earlier coordinator, whose leases may still run."""
-    if message.views is None or len(message.views.ranges) != state.policy.num_servers:
+    if message.views is None or len(message.views.servers) != state.policy.num_servers:
         return state
     until = now + state.policy.dead_after.total_seconds()
     return replace(state, fleet=state.fleet.learned(message.views, until))

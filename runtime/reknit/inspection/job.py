@@ -32,7 +32,8 @@ from reknit.job import (
     unique_parameters,
 )
 from reknit.parameter_server.binding import specs_of
-from reknit.parameter_server.tensors import NO_CLIPPING, check_optimizer
+from reknit.parameter_server.refusals import NO_CLIPPING, NO_RANK
+from reknit.parameter_server.tensors import check_optimizer
 from reknit.protocol.base import Json
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import BatchSettings, JobSettings
@@ -98,6 +99,8 @@ class InspectionJob(Job):
     @property
     def rank(self) -> int:
         """The only one."""
+        if self._is_served and self._engine is None:
+            raise ConfigurationError(NO_RANK)
         return 0
 
     @property

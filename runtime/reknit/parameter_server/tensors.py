@@ -29,11 +29,6 @@ A gradient: `dense`, the range's stretch; for table i `rows/i`, ascending indice
 Read: TypeAlias = Callable[[str, Interval], torch.Tensor]
 """read(parameter, elements) -> a flat tensor with their initial values."""
 DENSE: Final = "dense"
-NO_CLIPPING: Final = (
-    "job.engine: with parameter servers the norm of the whole gradient is known nowhere, remove "
-    "clip_grad_norm"
-)
-"""What is said where clipping is asked for."""
 
 
 class RangeTensors:

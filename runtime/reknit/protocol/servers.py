@@ -1,10 +1,12 @@
 """Parameter servers: what coordinator, agents, servers and workers tell each other about them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
 
-from reknit.parameter_server.views import View
+from reknit.parameter_server.views import Member, View
 from reknit.protocol.base import Message
 
 
@@ -17,10 +19,30 @@ class Views(Message):
     kind: Literal["views"] = "views"
     incarnation: int
     """Of the coordinator that has decided it."""
-    ranges: tuple[View, ...]
-    """By the range's number."""
+    servers: tuple[View, ...]
+    """By the range's number; without workers, who are the same in all of them."""
+    roster: int = 0
+    members: tuple[Member, ...] = ()
     addresses: dict[str, str]
     """host:port of servers, by name."""
+
+    @classmethod
+    def of(cls, incarnation: int, ranges: Sequence[View], addresses: dict[str, str]) -> "Views":
+        """The views of all ranges, in one message."""
+        return cls(
+            incarnation=incarnation,
+            servers=tuple(replace(view, roster=0, members=()) for view in ranges),
+            roster=ranges[0].roster if ranges else 0,
+            members=ranges[0].members if ranges else (),
+            addresses=addresses,
+        )
+
+    @property
+    def ranges(self) -> tuple[View, ...]:
+        """The views, whole."""
+        return tuple(
+            replace(view, roster=self.roster, members=self.members) for view in self.servers
+        )
 
 
 class RangeReport(Message):

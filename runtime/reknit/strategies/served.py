@@ -22,7 +22,8 @@ from reknit.parameter_server.lookups import Lookups
 from reknit.parameter_server.messages import Joined
 from reknit.parameter_server.plan import ParameterSpec, Plan
 from reknit.parameter_server.recording import Part, combine_recordings
-from reknit.parameter_server.tensors import NO_CLIPPING, check_optimizer
+from reknit.parameter_server.refusals import NO_CLIPPING
+from reknit.parameter_server.tensors import check_optimizer
 from reknit.protocol.servers import Leases, Views
 from reknit.protocol.settings import ENV_SERVER_TOKEN, ServerSettings
 from reknit.state.description import LocalState, StateSource

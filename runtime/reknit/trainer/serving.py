@@ -9,7 +9,7 @@ from datetime import timedelta
 from os import PathLike
 from pathlib import Path
 from secrets import token_hex
-from typing import Final, Never
+from typing import Final
 
 import torch
 
@@ -30,6 +30,7 @@ from reknit.job import (
 )
 from reknit.parameter_server.binding import specs_of
 from reknit.parameter_server.plan import Plan, plan_ranges
+from reknit.parameter_server.refusals import NO_RANK
 from reknit.parameter_server.server import Server
 from reknit.parameter_server.state import new_range
 from reknit.parameter_server.table import Restored
@@ -90,7 +91,7 @@ class ServerJob(Job):
     @property
     def rank(self) -> int:
         """A server has none."""
-        return self._no_rank()
+        raise ConfigurationError(NO_RANK)
 
     @property
     def world_size(self) -> int:
@@ -145,12 +146,6 @@ class ServerJob(Job):
 
     def log(self, **metrics: float) -> None:
         """There is no step whose figures these could be."""
-
-    def _no_rank(self) -> Never:
-        raise ConfigurationError(
-            "job.rank: the function also runs on parameter servers, which have no rank; ask for it "
-            "after job.engine"
-        )
 
 
 class _Service:

@@ -3,14 +3,19 @@
 import os
 import re
 import signal
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobruns import Cli, Run, session_processes
+from reknit.data.ledger import committed
 
 WORKERS = {"replicas": 2}
+NUM_SAMPLES = 96
+"""Of the task, which uses each in its 12 steps once."""
 TASK = {"clip": None, "halve": True, "evaluate": True}
 
 
@@ -62,19 +67,24 @@ def kill_pod(run: Run, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The run that nothing happens to."""
     cli = Cli(tmp_path_factory.mktemp("undisturbed"))
-    run = cli.run(cli.manifest(**served()))
-    assert run.process.returncode == 0, run.output + run.errors
-    return run
+    run = cli.start(cli.manifest(**served()))
+    with run.process:
+        try:
+            assert run.finish(timeout=300) == 0, run.output + run.errors
+            yield run
+        finally:
+            run.process.kill()
 
 
 def test_whatever_dies_the_weights_are_those_of_the_undisturbed_run(
     cli: Cli, undisturbed: Run, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
-    run = cli.start(cli.manifest(**served(wait_for=str(gate), wait_step=6)), "--kill", "1@3")
+    gate, ledger = tmp_path / "gate", tmp_path / "ledger"
+    manifest = cli.manifest(**served(wait_for=str(gate), wait_step=6))
+    run = cli.start(manifest, "--kill", "1@3", REKNIT_LEDGER=str(ledger))
     run.wait_for_events("RankExited")
     run.wait_for_step(6)
     run.wait_for_events("RangesProtected")
@@ -85,10 +95,12 @@ def test_whatever_dies_the_weights_are_those_of_the_undisturbed_run(
     kill_pod(run, "task-server-1")
     run.wait_for_events("RangesProtected", 4)
     gate.touch()
-    assert run.finish() == 0, run.output + run.errors
+    assert run.finish(timeout=300) == 0, run.output + run.errors
     assert run.losses() == undisturbed.losses()
     assert run.weights() == undisturbed.weights()
     assert run.events("RangeLost") == []
+    samples = Counter(sample for used in committed(ledger).values() for sample in used)
+    assert samples == Counter(range(NUM_SAMPLES))
 
 
 def test_a_range_that_is_lost_with_both_copies_comes_from_the_newest_checkpoint(
@@ -102,7 +114,7 @@ def test_a_range_that_is_lost_with_both_copies_comes_from_the_newest_checkpoint(
     kill_server(run, "primary", 1)
     run.wait_for_events("RangeLost", 2)
     gate.touch()
-    assert run.finish() == 0, run.output + run.errors
+    assert run.finish(timeout=300) == 0, run.output + run.errors
     assert [event["step"] for event in run.events("Resumed")][-1] in (4, 8)
     assert run.losses() == undisturbed.losses()
     assert run.weights() == undisturbed.weights()
@@ -118,7 +130,7 @@ def test_servers_outlive_their_coordinator(cli: Cli, undisturbed: Run, tmp_path:
             os.kill(process.pid, signal.SIGKILL)
     run.wait_for_events("RangesProtected", 2)
     gate.touch()
-    assert run.finish() == 0, run.output + run.errors
+    assert run.finish(timeout=300) == 0, run.output + run.errors
     assert len(run.events("GenerationAdopted")) == 1
     assert run.events("RangeLost") == []
     assert run.weights() == undisturbed.weights()

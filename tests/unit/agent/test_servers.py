@@ -24,7 +24,7 @@ from reknit.protocol.outcome import Conclusion, ErrorReport, ExitClass
 from reknit.protocol.ranks import Failed, Parked
 from reknit.protocol.servers import FromServer, Leases, ServerEnded, Serving, Views
 
-VIEWS = Views(incarnation=1, ranges=(View(1, 0, "a.1", None, ()),), addresses={"a.1": "h:1"})
+VIEWS = Views.of(1, [View(1, 0, "a.1", None, ())], {"a.1": "h:1"})
 SERVING = Serving(name="a.1", address="h:1", asked_at=1.0)
 LEASES = Leases(name="a.1", asked_at=1.0, seconds=2.0, ranges={0: 1})
 NOWHERE = Generation(incarnation=0, counter=0)

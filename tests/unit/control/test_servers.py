@@ -7,6 +7,7 @@ from plans import created
 from reknit.parameter_server.table import Consistency, Mode
 from reknit.protocol.outcome import ExitClass
 from reknit.protocol.settings import JobSettings, ServerSettings
+from reknit_operator.build.disruption import build_disruption_budget
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.build.settings import job_settings
 from reknit_operator.build.worker import build_worker
@@ -58,6 +59,13 @@ def test_a_lost_server_is_counted_and_replaced(settled, make_job, make_worker, n
     assert plan.status is not None
     assert plan.status.failures == {ExitClass.KILLED: 1}
     assert plan.status.replacements == {"server-1": 1}
+
+
+def test_a_drain_takes_one_worker_or_server_at_a_time(make_job):
+    spec = build_disruption_budget(make_job(parameterServers=SERVERS))["spec"]
+    [roles] = spec["selector"]["matchExpressions"]
+    assert spec["minAvailable"] == 3
+    assert roles["values"] == ["worker", "spare", "server"]
 
 
 def test_everyone_is_told_of_the_servers(make_job):

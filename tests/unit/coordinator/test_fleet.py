@@ -63,9 +63,8 @@ def test_every_server_begins_as_the_primary_of_one_range_and_the_backup_of_anoth
     assert servers(fleet) == [("a", "b"), ("b", "a")]
     assert all(view.founds and view.number == 1 for view in fleet.views)
     assert is_protected(fleet, 0)
-    assert fleet.published(3) == Views(
-        incarnation=3, ranges=fleet.views, addresses={"a": "a:1", "b": "b:1"}
-    )
+    addresses = {"a": "a:1", "b": "b:1"}
+    assert fleet.published(3) == Views.of(3, fleet.views, addresses)
 
 
 def test_nothing_changes_while_all_live():
@@ -158,6 +157,8 @@ def test_other_workers_change_the_roster_of_every_range():
     fleet = pair().seated((Member(0, 7), Member(1, 7)), 7)
     assert {view.key for view in fleet.views} == {(1, 7)}
     assert fleet.roster == 7
+    told = Views.model_validate_json(fleet.published(1).model_dump_json())
+    assert told.ranges == fleet.views
 
 
 def test_the_latest_views_that_agents_know_are_learned():

@@ -1,10 +1,12 @@
 """Parameter servers in the membership: who is told what, and what ranks wait for."""
 
+import re
 from typing import Any
 
 import pytest
 
 from reknit.coordinator import events
+from reknit.coordinator.metrics import Metrics
 from reknit.coordinator.view import status_of
 from reknit.parameter_server.views import Member
 from reknit.protocol.agents import Begin, End, Heartbeat, Leaving, Refuse, Register
@@ -215,3 +217,13 @@ def test_a_job_without_servers_takes_none(drive):
         slots=(),
     )
     assert isinstance(job.hear(SERVER, message)[0], Refuse)
+
+
+def test_metrics_tell_of_servers_and_of_ranges_that_are_protected(servers):
+    servers.begin()
+    servers.speak(0)
+    metrics = Metrics("gpt", "team", lambda: (servers.job.state, servers.job.now))
+    text = metrics.text().decode()
+    assert re.search(r"^reknit_servers({.*})? 2.0$", text, re.MULTILINE)
+    states = dict(re.findall(r'^reknit_ranges{.*state="(\w+)".*} (\S+)$', text, re.M))
+    assert states == {"protected": "1.0", "unprotected": "1.0"}

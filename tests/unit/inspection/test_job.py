@@ -14,7 +14,7 @@ from reknit.errors import ConfigurationError
 from reknit.inspection.job import Inspected, InspectionJob
 from reknit.layout import Precision, Sharding
 from reknit.protocol.inspection import Inspection
-from reknit.protocol.settings import BatchSettings, JobSettings
+from reknit.protocol.settings import BatchSettings, JobSettings, ServerSettings
 
 WIDTH = 16
 
@@ -299,3 +299,37 @@ def test_the_job_looks_like_rank_zero_of_the_whole_world() -> None:
     job = make_job()
     assert (job.rank, job.world_size, job.seed, job.state) == (0, 2, 0, {})
     job.log(accuracy=0.5)
+
+
+def served() -> InspectionJob:
+    batch = BatchSettings(global_batch=8, micro=4)
+    servers = ServerSettings(num_servers=2)
+    return InspectionJob(JobSettings(name="job", batch=batch, servers=servers), batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"clip_grad_norm": 1.0}, "the norm of the whole gradient is known nowhere"),
+        ({"optimizer": torch.optim.Adafactor}, "works element by element, which Adafactor does"),
+    ],
+)
+def test_what_parameter_servers_cannot_do_is_refused(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        engine(served(), **changes)
+
+
+def test_a_function_for_parameter_servers_has_no_rank_before_its_engine() -> None:
+    job = served()
+    with pytest.raises(ConfigurationError, match="servers, which have no rank"):
+        _ = job.rank
+    engine(job)
+    assert job.rank == 0
+
+
+def test_sparse_embeddings_are_tables() -> None:
+    job = served()
+    engine(job, model=lambda: nn.Sequential(nn.Embedding(8, WIDTH, sparse=True), network()))
+    assert inspect(job).tables == ("0.weight",)
