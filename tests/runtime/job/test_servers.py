@@ -4,8 +4,9 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -66,21 +67,14 @@ def kill_pod(run: Run, name: str) -> None:
     raise AssertionError(f"no agent of {name}")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+@pytest.fixture
+def plain(undisturbed: Callable[..., Run]) -> Run:
     """The run that nothing happens to."""
-    cli = Cli(tmp_path_factory.mktemp("undisturbed"))
-    run = cli.start(cli.manifest(**served()))
-    with run.process:
-        try:
-            assert run.finish(timeout=300) == 0, run.output + run.errors
-            yield run
-        finally:
-            run.process.kill()
+    return undisturbed(**served())
 
 
 def test_whatever_dies_the_weights_are_those_of_the_undisturbed_run(
-    cli: Cli, undisturbed: Run, tmp_path: Path
+    cli: Cli, plain: Run, tmp_path: Path
 ) -> None:
     gate, ledger = tmp_path / "gate", tmp_path / "ledger"
     manifest = cli.manifest(**served(wait_for=str(gate), wait_step=6))
@@ -96,15 +90,15 @@ def test_whatever_dies_the_weights_are_those_of_the_undisturbed_run(
     run.wait_for_events("RangesProtected", 4)
     gate.touch()
     assert run.finish(timeout=300) == 0, run.output + run.errors
-    assert run.losses() == undisturbed.losses()
-    assert run.weights() == undisturbed.weights()
+    assert run.losses() == plain.losses()
+    assert run.weights() == plain.weights()
     assert run.events("RangeLost") == []
     samples = Counter(sample for used in committed(ledger).values() for sample in used)
     assert samples == Counter(range(NUM_SAMPLES))
 
 
 def test_a_range_that_is_lost_with_both_copies_comes_from_the_newest_checkpoint(
-    cli: Cli, undisturbed: Run, tmp_path: Path
+    cli: Cli, plain: Run, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     run = cli.start(cli.manifest(**served(wait_for=str(gate), wait_step=10)))
@@ -116,11 +110,11 @@ def test_a_range_that_is_lost_with_both_copies_comes_from_the_newest_checkpoint(
     gate.touch()
     assert run.finish(timeout=300) == 0, run.output + run.errors
     assert [event["step"] for event in run.events("Resumed")][-1] in (4, 8)
-    assert run.losses() == undisturbed.losses()
-    assert run.weights() == undisturbed.weights()
+    assert run.losses() == plain.losses()
+    assert run.weights() == plain.weights()
 
 
-def test_servers_outlive_their_coordinator(cli: Cli, undisturbed: Run, tmp_path: Path) -> None:
+def test_servers_outlive_their_coordinator(cli: Cli, plain: Run, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     run = cli.start(cli.manifest(**served(wait_for=str(gate), wait_step=6)))
     run.wait_for_step(6)
@@ -133,7 +127,7 @@ def test_servers_outlive_their_coordinator(cli: Cli, undisturbed: Run, tmp_path:
     assert run.finish(timeout=300) == 0, run.output + run.errors
     assert len(run.events("GenerationAdopted")) == 1
     assert run.events("RangeLost") == []
-    assert run.weights() == undisturbed.weights()
+    assert run.weights() == plain.weights()
 
 
 def test_a_suspended_run_resumes_without_servers(cli: Cli, tmp_path: Path) -> None:
@@ -152,3 +146,22 @@ def test_a_suspended_run_resumes_without_servers(cli: Cli, tmp_path: Path) -> No
     assert sorted(second.losses()) == list(range(1, 13))
     for step, loss in whole.losses().items():
         assert second.losses()[step] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4))
+def test_kills_at_any_moment_leave_no_trace(cli: Cli, tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    spec = served(steps=1500, width=64, evaluate=False)
+    spec["checkpoint"] = {"everySteps": 200}
+    plain = cli.run(cli.manifest(**spec))
+    steps = sorted(random.sample(range(50, 1200), 6))
+    ranks = [f"{random.randrange(2)}@{step}" for step in steps[::3]]
+    run = cli.start(cli.manifest(**spec), *(part for kill in ranks for part in ("--kill", kill)))
+    for number, step in enumerate([*steps[1::3], *steps[2::3]]):
+        run.wait_for_events("RangesProtected", number + 1)
+        run.wait_for_step(step)
+        kill_server(run, random.choice(["primary", "backup"]), random.randrange(2))
+    assert run.finish(timeout=300) == 0, run.output + run.errors
+    assert run.events("RangeLost") == []
+    assert run.weights() == plain.weights()
