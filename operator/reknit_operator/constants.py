@@ -80,6 +80,7 @@ class Role(StrEnum):
 
     WORKER = "worker"
     SPARE = "spare"
+    SERVER = "server"
     COORDINATOR = "coordinator"
 
 

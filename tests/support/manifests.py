@@ -293,6 +293,77 @@ BROKEN = {
         "nothing is remembered of a client's optimizer, set workerState to Fresh or remove "
         "clientsPerRound",
     ),
+    "parameter servers for a command": (
+        COMMAND | {"spec.parameterServers": {"replicas": 2}},
+        "spec.parameterServers",
+        "a command finds no parameter servers, remove parameterServers or give a function",
+    ),
+    "asynchronous parameter servers": (
+        {"spec.parameterServers": {"replicas": 2, "consistency": "Asynchronous"}},
+        "spec.parameterServers.consistency",
+        "this version lets all workers take each step together, set consistency to Synchronous",
+    ),
+    "staleness of synchronous parameter servers": (
+        {"spec.parameterServers": {"replicas": 2, "maxStaleness": 4}},
+        "spec.parameterServers.maxStaleness",
+        "a largest staleness belongs to StaleSynchronous alone, remove maxStaleness",
+    ),
+    "two copies on one parameter server": (
+        {"spec.parameterServers": {"replicas": 1}},
+        "spec.parameterServers.copies",
+        "2 copies of a range need at least 2 servers, set replicas to 2 or copies to 1",
+    ),
+    "sharding beside parameter servers": (
+        {"spec.parameterServers": {"replicas": 2}, "spec.parallelism.sharding": "FSDP"},
+        "spec.parallelism.sharding",
+        "parameter servers divide the parameters themselves, set sharding to None or remove "
+        "parameterServers",
+    ),
+    "stages beside parameter servers": (
+        PIPELINE
+        | {
+            "spec.parameterServers": {"replicas": 2},
+            "spec.parallelism.pipeline": {"stages": 2, "schedule": "GPipe"},
+        },
+        "spec.parallelism",
+        "parameter servers work with whole models alone, set stages and tensor to 1 or remove "
+        "parameterServers",
+    ),
+    "compression beside parameter servers": (
+        {"spec.parameterServers": {"replicas": 2}, "spec.communication.compression": "BF16"},
+        "spec.communication",
+        "workers send their gradients to parameter servers and not to each other, set "
+        "parameterServers.compression and remove communication",
+    ),
+    "FP16 with parameter servers": (
+        {"spec.parameterServers": {"replicas": 2}, "spec.precision": "FP16"},
+        "spec.precision",
+        "parameter servers do not scale the loss, set precision to FP32 or BF16",
+    ),
+    "shrinking with parameter servers": (
+        {
+            "spec.parameterServers": {"replicas": 2},
+            "spec.workers": {"replicas": 4, "minReplicas": 2},
+            "spec.recovery.onLoss": "Shrink",
+        },
+        "spec.recovery.onLoss",
+        "with parameter servers this version keeps the number of workers, set onLoss to Wait",
+    ),
+    "copies of shards with parameter servers": (
+        {"spec.parameterServers": {"replicas": 2}, "spec.recovery.copies": 2},
+        "spec.recovery.copies",
+        "workers hold no shard that could be copied, set parameterServers.copies and remove "
+        "recovery.copies",
+    ),
+    "wrong numbers with parameter servers": (
+        {
+            "spec.parameterServers": {"replicas": 2},
+            "spec.recovery.wrongNumbers": {"outlierFactor": 10},
+        },
+        "spec.recovery.wrongNumbers",
+        "parameter servers apply what was pushed, so no update can be taken back, remove "
+        "wrongNumbers",
+    ),
     "minReplicas above replicas": (
         {"spec.workers": {"replicas": 2, "minReplicas": 3}},
         "spec.workers.minReplicas",
@@ -474,6 +545,7 @@ FIXED_CHANGES = {
     "image": {"spec.image": "registry.example/gpt:2"},
     "source": {"spec.source": {"configMap": {"name": "code"}}},
     "framework": {"spec.framework": "JAX"},
+    "parameterServers": {"spec.parameterServers": {"replicas": 2}},
     "parallelism": {"spec.parallelism.sharding": "ZeRO1"},
     "batch": {"spec.batch.micro": 4},
     "batch, removed": {"spec.batch": ...},

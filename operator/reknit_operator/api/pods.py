@@ -1,11 +1,13 @@
-"""The pods of a job: workers, spares, their resources and what else a user sets on a pod."""
+"""The pods of a job: workers, spares, parameter servers, and what a user sets on a pod."""
 
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, WithJsonSchema
 
+from reknit.parameter_server.formats import Compression
+from reknit.parameter_server.table import Consistency
 from reknit.protocol.base import Json
-from reknit_operator.api.base import Name, Open, Part, keyed_by
+from reknit_operator.api.base import INT_MAX, Name, Open, Part, keyed_by
 
 QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 
@@ -130,6 +132,26 @@ class Spares(Part):
 
     replicas: Annotated[int, Field(ge=0, le=64)] = 0
     """Number of spare pods."""
+
+
+class ParameterServers(Part):
+    """The pods that keep the parameters, which workers pull and push gradients for.
+
+    Beside their own resources they get what workers.template asks for.
+    """
+
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    """Number of server pods; the parameters are divided into as many ranges."""
+    consistency: Consistency = Consistency.SYNCHRONOUS
+    """When pushes take effect: all workers' of a step together, or each one at once."""
+    max_staleness: Annotated[int, Field(ge=0, le=INT_MAX)] | None = None
+    """Under StaleSynchronous, steps that a worker may be ahead of the slowest one."""
+    copies: Annotated[int, Field(ge=1, le=2)] = 2
+    """Servers that hold each range: 2, a primary and its backup, or 1."""
+    compression: Compression = Compression.NONE
+    """Number format in which gradients travel to the servers."""
+    resources: Resources = Resources()
+    """What the container of each pod asks for."""
 
 
 class ClaimVolume(Part):

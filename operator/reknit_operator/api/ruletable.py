@@ -18,6 +18,7 @@ from reknit_operator.api.recovery import DEFAULT_COPIES, WrongNumbers
 from reknit_operator.api.recovery import Rule as FailureRule
 from reknit_operator.api.reserved import NAMES, PREFIXES
 from reknit_operator.api.rules import Rule
+from reknit_operator.api.serverrules import SERVER_RULES
 from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism, Pipeline
 from reknit_operator.api.types import DistributedTrainingJob
 
@@ -453,5 +454,11 @@ FAULT_RULES: Final = (
 )
 
 RULES: Final = (
-    JOB_RULES + ENTRYPOINT_RULES + TRAINING_RULES + COMMUNICATION_RULES + POD_RULES + FAULT_RULES
+    JOB_RULES
+    + ENTRYPOINT_RULES
+    + TRAINING_RULES
+    + COMMUNICATION_RULES
+    + SERVER_RULES
+    + POD_RULES
+    + FAULT_RULES
 )

@@ -9,7 +9,7 @@ from reknit.protocol.base import Json
 from reknit.protocol.settings import Framework, PipelineSettings
 from reknit_operator.api.base import INT_MAX, Name, Part
 from reknit_operator.api.communication import Communication
-from reknit_operator.api.pods import Source, Spares, Workers
+from reknit_operator.api.pods import ParameterServers, Source, Spares, Workers
 from reknit_operator.api.recovery import Checkpoint, Recovery
 
 FUNCTION_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
@@ -134,6 +134,8 @@ class JobSpec(Part):
     """The pods that train."""
     spares: Spares = Spares()
     """Warm pods that take the place of lost ones."""
+    parameter_servers: ParameterServers | None = None
+    """Pods that keep the parameters, instead of the workers."""
     deepspeed: DeepSpeed = DeepSpeed()
     """Settings for DeepSpeed, used by the ZeRO shardings."""
     communication: Communication = Communication()

@@ -19,6 +19,7 @@ FIXED: Final = (
     "workers.minReplicas",
     "workers.processesPerReplica",
     "spares",
+    "parameterServers",
     "deepspeed",
     "communication",
     "recovery.copies",

@@ -11,6 +11,7 @@ from reknit_operator.api.base import Observed, Part, Time
 from reknit_operator.api.pods import (
     ContainerTemplate,
     EnvironmentVariable,
+    ParameterServers,
     PodSpecTemplate,
     PodTemplate,
     Quantity,
@@ -84,6 +85,7 @@ __all__ = [
     "Metadata",
     "OnLoss",
     "Parallelism",
+    "ParameterServers",
     "Pipeline",
     "PodSpecTemplate",
     "PodTemplate",

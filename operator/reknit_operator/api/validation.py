@@ -12,6 +12,7 @@ from reknit_operator.api.ruletable import (
     POD_RULES,
     TRAINING_RULES,
 )
+from reknit_operator.api.serverrules import SERVER_RULES
 from reknit_operator.api.spec import JobSpec
 from reknit_operator.api.transitions import validate_update
 from reknit_operator.api.types import DistributedTrainingJob
@@ -27,7 +28,7 @@ def validate(job: DistributedTrainingJob) -> list[Problem]:
     return [
         *broken(JOB_RULES + ENTRYPOINT_RULES + TRAINING_RULES, job),
         *_deepspeed_problems(job.spec),
-        *broken(COMMUNICATION_RULES + POD_RULES + FAULT_RULES, job),
+        *broken(COMMUNICATION_RULES + SERVER_RULES + POD_RULES + FAULT_RULES, job),
     ]
 
 

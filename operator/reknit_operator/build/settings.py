@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
+from reknit.parameter_server.table import Mode
 from reknit.protocol.settings import (
     BatchSettings,
     CheckpointSettings,
@@ -11,6 +12,7 @@ from reknit.protocol.settings import (
     NumberSettings,
     RecoverySettings,
     RoundSettings,
+    ServerSettings,
 )
 from reknit_operator.api.communication import DEFAULT_POWER_SGD_RANK, Communication
 from reknit_operator.api.types import DistributedTrainingJob, JobSpec
@@ -63,6 +65,19 @@ def job_settings(job: DistributedTrainingJob, options: BuildOptions) -> JobSetti
             on_bad_data=spec.recovery.wrong_numbers.on_bad_data,
         ),
         checkpoint=checkpoint_settings(spec, options),
+        servers=_server_settings(spec),
+    )
+
+
+def _server_settings(spec: JobSpec) -> ServerSettings | None:
+    servers = spec.parameter_servers
+    if servers is None:
+        return None
+    return ServerSettings(
+        num_servers=servers.replicas,
+        copies=servers.copies,
+        mode=Mode(servers.consistency, servers.max_staleness or 0),
+        compression=servers.compression,
     )
 
 

@@ -1,4 +1,4 @@
-"""The pod of one worker or spare: an agent that runs ranks, or may have to."""
+"""The pod of one worker, spare or parameter server: an agent that runs processes, or may."""
 
 from typing import Any
 
@@ -29,9 +29,13 @@ def build_worker(
 ) -> dict[str, Any]:
     """The pod of worker `replica` after so many attempts of the job and replacements of it.
 
-    That of a spare differs by its name and its role alone, for it may become a worker.
+    That of a spare differs by its name and its role alone, for it may become a worker; that of a
+    parameter server by its resources, too.
     """
     spec = job.spec
+    resources = spec.workers.resources
+    if role is Role.SERVER and spec.parameter_servers is not None:
+        resources = spec.parameter_servers.resources
     # Data loaders and NCCL share memory between processes; the default of 64 MiB is too small.
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the mount of shared memory
@@ -49,7 +53,7 @@ def build_worker(
         "image": spec.image or options.image,
         "command": [*options.python, "-m", "reknit.agent"],
         "env": training_environment(job, options, role, replica),
-        "resources": spec.workers.resources.to_object(),
+        "resources": resources.to_object(),
         "volumeMounts": mounts,
     }
     if spec.source is not None:

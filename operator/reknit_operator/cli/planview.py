@@ -10,6 +10,7 @@ from reknit_operator.planning.communication import Sent
 from reknit_operator.planning.memory import Memory
 from reknit_operator.planning.pipeline import PipelinePlan
 from reknit_operator.planning.plan import Choice, Plan
+from reknit_operator.planning.servers import ServedPlan, ServerShare
 from reknit_operator.planning.world import Seat
 
 MAX_SEATS = 16
@@ -37,6 +38,11 @@ def show_plan(console: Console, plan: Plan) -> None:
         _heading(console, "When a rank is lost")
         console.out(plan.warm_start, highlight=False)
         return
+    if plan.served is not None:
+        _show_servers(console, plan.served)
+        for line in server_notes(plan, plan.served):
+            console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+        return
     if plan.pipeline is not None:
         _heading(console, "Pipeline")
         titles = [Column("stage", right=True), Column("ranks"), Column("layers")]
@@ -60,6 +66,33 @@ def show_plan(console: Console, plan: Plan) -> None:
     )
     for line in loss_notes(plan):
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_servers(console: Console, served: ServedPlan) -> None:
+    _heading(console, "Memory per parameter server")
+    columns = [Column("server"), Column("primary of range"), Column("backup of range")]
+    parts = ("parameters", "optimizer", "working", "total")
+    table = [*columns, *(Column(part, right=True) for part in parts)]
+    show_table(console, table, [server_row(share) for share in served.servers])
+
+
+def server_row(share: ServerShare) -> list[str]:
+    """A server, its ranges and its bytes by part."""
+    ranges = [", ".join(map(str, numbers)) for numbers in (share.primary_of, share.backup_of)]
+    sizes = (share.parameters, share.optimizer, share.working, share.total)
+    return [share.pod, *(text or "none" for text in ranges), *map(size, sizes)]
+
+
+def server_notes(plan: Plan, served: ServedPlan) -> Iterator[str]:
+    """What a worker holds, and what may be lost."""
+    known = served.activation_bytes
+    activations = "activations that are not known" if known is None else f"{size(known)} more"
+    yield f"Each rank takes {size(served.worker_bytes)} for the model, and {activations}."
+    if served.num_tables:
+        yield f"Of {plural(served.num_tables, 'table')} only rows that a step needs travel."
+    yield f"Servers that may be lost at once: {served.survivable}."
+    yield f"If more is lost, or all ranks, state comes from {plan.last_resort}."
+    yield f"A lost rank's process is replaced by {plan.warm_start}."
 
 
 def facts(plan: Plan) -> Iterator[str]:

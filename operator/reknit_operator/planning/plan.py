@@ -22,6 +22,7 @@ from reknit_operator.planning.memory import (
 )
 from reknit_operator.planning.pipeline import PipelinePlan, pipeline_memory, pipeline_plan
 from reknit_operator.planning.redundancy import Redundancy, last_resort, redundancy
+from reknit_operator.planning.servers import ServedPlan, served_plan
 from reknit_operator.planning.world import Seat, seats
 
 
@@ -61,6 +62,8 @@ class Plan(Message):
     choices: tuple[Choice, ...]
     """Every way of sharding, of stages and of layers that are cut only none at all; empty for a
     command."""
+    served: ServedPlan | None
+    """What parameter servers hold; None without them."""
     parked_bytes: int | None
     """Memory of the parked process in each pod; None for a command, which has none."""
     last_resort: str | None
@@ -101,6 +104,7 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         pipeline=pipeline,
         sent=sent(settings, inspection, degrees.data) if inspection else None,
         choices=_choices(settings, inspection, degrees, pipeline) if inspection else (),
+        served=served_plan(settings, inspection) if inspection else None,
         parked_bytes=parked_memory(inspection) if inspection else None,
         last_resort=last_resort(settings.checkpoint) if inspection else None,
         unfollowed=_unfollowed(settings, inspection) if inspection else None,

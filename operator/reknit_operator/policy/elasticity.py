@@ -17,6 +17,12 @@ def wanted_spares(job: DistributedTrainingJob) -> range:
     return range(job.spec.spares.replicas)
 
 
+def wanted_servers(job: DistributedTrainingJob) -> range:
+    """Indices of the parameter servers."""
+    servers = job.spec.parameter_servers
+    return range(0 if servers is None else servers.replicas)
+
+
 def num_required(job: DistributedTrainingJob) -> int:
     """Workers without which training cannot go on."""
     if job.spec.recovery.on_loss is OnLoss.SHRINK:
@@ -34,8 +40,12 @@ def fills_place(pod: Pod, job: DistributedTrainingJob, status: JobStatus) -> boo
         return False
     if pod.role == Role.COORDINATOR:
         return pod.incarnation == status.membership.incarnation
-    wanted = wanted_spares(job) if pod.role == Role.SPARE else wanted_replicas(job)
-    return pod.role in (Role.WORKER, Role.SPARE) and pod.replica in wanted
+    wanted = {
+        str(Role.WORKER): wanted_replicas(job),
+        str(Role.SPARE): wanted_spares(job),
+        str(Role.SERVER): wanted_servers(job),
+    }
+    return pod.replica in wanted.get(pod.role, ())
 
 
 def current(pods: Iterable[Pod], job: DistributedTrainingJob, status: JobStatus) -> list[Pod]:

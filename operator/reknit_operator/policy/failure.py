@@ -123,7 +123,7 @@ class Remedy:
 
 def remedy(failure: Failure, rules: Iterable[Rule]) -> Remedy:
     """The first rule that matches decides, else the failure's class."""
-    if failure.pod.role == Role.WORKER or failure.job_wide:
+    if failure.pod.role in (Role.WORKER, Role.SERVER) or failure.job_wide:
         for rule in rules:
             if rule.on_exit_codes and failure.pod.exit_code not in rule.on_exit_codes:
                 continue

@@ -22,7 +22,12 @@ from reknit_operator.policy.budget import (
     respare_at,
 )
 from reknit_operator.policy.cleanup import outdated, remove, stop
-from reknit_operator.policy.elasticity import current, wanted_replicas, wanted_spares
+from reknit_operator.policy.elasticity import (
+    current,
+    wanted_replicas,
+    wanted_servers,
+    wanted_spares,
+)
 from reknit_operator.policy.failure import Failure, classify, job_failure, patience_ends, remedy
 from reknit_operator.policy.outcome import Outcome
 from reknit_operator.policy.promotion import unrecorded
@@ -178,8 +183,11 @@ def _fill(draft: Draft) -> None:
     num_ready = sum(pod.role == Role.SPARE and pod.ready and not pod.leaving for pod in present)
     for replica in wanted_replicas(job):
         if (Role.WORKER, replica) not in filled:
-            _fill_worker(draft, replica, left=num_ready > 0)
+            _fill_place(draft, Role.WORKER, replica, left=num_ready > 0)
             num_ready -= 1
+    for replica in wanted_servers(job):
+        if (Role.SERVER, replica) not in filled:
+            _fill_place(draft, Role.SERVER, replica, left=False)
     for index in wanted_spares(job):
         if (Role.SPARE, index) not in filled:
             moment = respare_at(_in_place(draft, Role.SPARE, index), draft.now)
@@ -188,13 +196,13 @@ def _fill(draft: Draft) -> None:
                 _create(draft, Role.SPARE, index)
 
 
-def _fill_worker(draft: Draft, replica: int, *, left: bool) -> None:
-    """Creates a worker unless the place is `left` to a spare for the moment."""
-    before = _in_place(draft, Role.WORKER, replica)
+def _fill_place(draft: Draft, role: Role, replica: int, *, left: bool) -> None:
+    """Creates a worker or server unless the place is `left` to a spare for the moment."""
+    before = _in_place(draft, role, replica)
     moment = left_to_spare(before, draft.now) if left else None
     draft.wake(moment)
     if moment is None and _may_create(draft, before):
-        _create(draft, Role.WORKER, replica)
+        _create(draft, role, replica)
 
 
 def _in_place(draft: Draft, role: Role, replica: int) -> list[Pod]:
@@ -225,7 +233,8 @@ def _confirm_gone(draft: Draft) -> None:
     if report is None or report.phase is MembershipPhase.CONCLUDED:
         return
     existing = {pod.ref.name for pod in draft.observed.pods if not pod.stopped}
-    for name in sorted({*report.missing, *(rank.agent for rank in report.ranks)} - existing):
+    counted = {*report.missing, *report.servers, *(rank.agent for rank in report.ranks)}
+    for name in sorted(counted - existing):
         draft.confirm_gone(name)
 
 

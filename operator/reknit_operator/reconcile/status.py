@@ -16,6 +16,7 @@ from reknit_operator.policy.elasticity import (
     current,
     num_required,
     wanted_replicas,
+    wanted_servers,
     wanted_spares,
 )
 from reknit_operator.reconcile.draft import Draft
@@ -29,6 +30,8 @@ def report_pods(draft: Draft) -> None:
     wanted = {Role.COORDINATOR: 1, Role.WORKER: len(wanted_replicas(draft.job))}
     if wanted_spares(draft.job):
         wanted[Role.SPARE] = len(wanted_spares(draft.job))
+    if wanted_servers(draft.job):
+        wanted[Role.SERVER] = len(wanted_servers(draft.job))
     roles = []
     for role, desired in wanted.items():
         active = [pod for pod in filling if pod.role == role and not pod.ended]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from pydantic import ValidationError
 
@@ -14,6 +14,10 @@ from reknit.protocol.settings import JobSettings
 
 DEFAULT_TARGET: Final = "reknit.rank.main:run"
 """What a forked rank process calls: target(settings, channel) -> exit status."""
+
+
+Role: TypeAlias = Literal["worker", "spare", "server"]
+_ROLES: Final[Mapping[str, Role]] = {"worker": "worker", "spare": "spare", "server": "server"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class AgentConfig:
     host: str
     """The pod's address, as other pods reach it."""
     node: str
-    role: Literal["worker", "spare"]
+    role: Role
     replica: int
     termination_log: Path
     token: str = field(repr=False)
@@ -54,8 +58,10 @@ def read_config(environment: Mapping[str, str], target: str = DEFAULT_TARGET) ->
             f"{names.ENV_JOB} cannot be read: {error.errors()[0]['msg']}"
         ) from error
     role = get(names.ENV_ROLE, "worker")
-    if role not in ("worker", "spare"):
-        raise ConfigurationError(f"an agent's {names.ENV_ROLE} is worker or spare, not {role}")
+    if role not in _ROLES:
+        raise ConfigurationError(
+            f"an agent's {names.ENV_ROLE} is worker, spare or server, not {role}"
+        )
     host = get(names.ENV_POD_IP)
     name = get(names.ENV_POD_NAME)
     return AgentConfig(
@@ -64,7 +70,7 @@ def read_config(environment: Mapping[str, str], target: str = DEFAULT_TARGET) ->
         name=name,
         host=host,
         node=get(names.ENV_NODE_NAME, name),
-        role="spare" if role == "spare" else "worker",
+        role=_ROLES[role],
         replica=_integer(names.ENV_REPLICA, get(names.ENV_REPLICA)),
         termination_log=Path(get(names.ENV_TERMINATION_LOG, "/dev/termination-log")),
         token=get(names.ENV_TOKEN),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from reknit.agent import parking
+from reknit.agent import parking, serving
 from reknit.agent.aborting import TERMINATED, abort
 from reknit.agent.events import Action, Ended, Exit, Kill, Log, Send, Tell, Terminate
 from reknit.agent.exits import classify, describe
@@ -97,7 +97,9 @@ def end(state: AgentState, message: End, now: float) -> tuple[AgentState, list[A
     actions: list[Action] = []
     if state.stopped is not None and key(state.stopped) >= generation.key() and not state.is_busy:
         actions.append(Send(stopped(state, state.stopped)))
-    if message.keep:
+    if state.is_server:
+        state, more = parking.kill_parked(state) if state.is_leaving else (state, [])
+    elif message.keep:
         state, more = abort(state, message.reason, now, message.failed)
     else:
         state, more = kill(state, state.slots)
@@ -139,7 +141,10 @@ def terminated(state: AgentState, now: float) -> tuple[AgentState, list[Action]]
         state = replace(state, leave_at=now + min(LEAVE_WAIT_SECONDS, grace / 4))
     else:
         state, actions = _leave(state, TERMINATED, stay=False)
-    state, killed = parking.kill_parked(state)
+    killed: list[Action] = []
+    if not (state.is_server and state.is_connected):
+        state, killed = parking.kill_parked(state)
+    # Else the coordinator says when nobody needs any more what the server holds.
     return state, [Send(Leaving(grace_seconds=grace)), *actions, *killed]
 
 
@@ -214,6 +219,13 @@ def settle(state: AgentState, now: float) -> tuple[AgentState, list[Action]]:
         actions += killed
     if state.leave_deadline is not None and now >= state.leave_deadline:
         return _give_up(state, actions)
+    problem = serving.hopeless(state)
+    if problem is not None and state.conclusion is None and not state.is_leaving:
+        conclusion = Conclusion(
+            exit_class=problem.exit_class, message=problem.exception, error=problem
+        )
+        state, finished = _finish(state, conclusion, now)
+        actions += finished
     state = _move_on(state)
     over = state.ended
     if not state.is_busy and over is not None and over.key() > key(state.stopped):

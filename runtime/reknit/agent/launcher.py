@@ -1,6 +1,7 @@
 """The agent's side of its forkserver: a warm one where that is safe, else a lean one."""
 
 import asyncio
+import hmac
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from reknit.agent.borrowing import Borrowed, Program, borrow
 from reknit.agent.config import DEFAULT_TARGET
 from reknit.agent.events import Ended, Ready, Started
 from reknit.protocol.outcome import ErrorReport, ExitClass
-from reknit.protocol.settings import ENV_NURSERY, ENV_TOKEN, JobSettings
+from reknit.protocol.settings import ENV_NURSERY, ENV_SERVER_TOKEN, ENV_TOKEN, JobSettings
 
 _DEFAULTS: Final = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """What keeps a process fit for forking: numpy's BLAS would start its threads when it is imported,
@@ -35,7 +36,10 @@ def forkserver_environment(inherited: dict[str, str], settings: JobSettings) -> 
         # DeepSpeed and others ask CUDA for devices as they are imported, after which nothing can
         # be forked. Told that there are none, torch does not ask.
         defaults |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    withheld = {ENV_TOKEN, ENV_NURSERY}
+    if settings.servers is not None:
+        token = inherited.get(ENV_TOKEN, "").encode()
+        defaults[ENV_SERVER_TOKEN] = hmac.digest(token, b"parameter servers", "sha256").hex()
+    withheld = {ENV_TOKEN, ENV_NURSERY, ENV_SERVER_TOKEN}
     kept = {name: value for name, value in inherited.items() if name not in withheld}
     return defaults | kept
 

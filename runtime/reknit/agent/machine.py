@@ -16,7 +16,7 @@ The rules that hold whatever happens, and in whatever order:
 from dataclasses import replace
 from typing import TypeAlias
 
-from reknit.agent import aborting, ending, launching, parking
+from reknit.agent import aborting, ending, launching, parking, serving
 from reknit.agent.events import (
     Action,
     Connected,
@@ -57,6 +57,7 @@ from reknit.protocol.ranks import (
     Phase,
     StepDone,
 )
+from reknit.protocol.servers import Leases, Views
 
 Outcome: TypeAlias = tuple[AgentState, list[Action]]
 
@@ -70,7 +71,7 @@ def handle(state: AgentState, event: Event, now: float) -> tuple[AgentState, tup
     if not state.is_over:
         state, launched = launching.launch_when_possible(state, now)
         state, parked = parking.park_when_possible(state, now)
-        more += launched + parked
+        more += serving.informed(state, launched) + parked
     return state, tuple(actions + more)
 
 
@@ -90,6 +91,10 @@ def _react(state: AgentState, event: Event, now: float) -> Outcome:
                     return ending.drain(state, message)
                 case Conclude():
                     return ending.conclude(state, message, now)
+                case Views():
+                    return serving.views(state, message)
+                case Leases():
+                    return state, serving.leases(state, message)
                 case Welcome():
                     return _welcomed(state, message)
                 case Refuse():
@@ -188,7 +193,11 @@ def _said(state: AgentState, event: Said, now: float) -> Outcome:
     message = event.message
     parked = state.parked_of(event.launch)
     if parked is not None:
-        return parking.said(state, parked, message, now)
+        state, actions = parking.said(state, parked, message, now)
+        if not state.is_server:
+            return state, actions
+        state, told = serving.said(state, parked, message)
+        return state, actions + told
     slot = state.slot_of(event.launch)
     if slot is not None and slot.is_waiting:
         return _said_while_waiting(state, slot, event, now)

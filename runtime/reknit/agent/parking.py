@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Final
 
-from reknit.agent.events import Action, Ended, Kill, Launch, Log
+from reknit.agent.events import Action, Ended, Kill, Launch, Log, Send
 from reknit.agent.state import START_ALLOWANCE_SECONDS, AgentState, ParkedProcess
 from reknit.protocol.ranks import FromRank, Parked
+from reknit.protocol.servers import ServerEnded
 
 MAX_FAILURES: Final = 3
 """Parked processes in a row that may end before they are warm; then no more are started."""
@@ -29,13 +30,15 @@ def park_when_possible(state: AgentState, now: float) -> tuple[AgentState, list[
 
 
 def _num_wanted(state: AgentState) -> int:
-    """One for each slot of a spare that waits; one once the ranks here have made a step.
+    """One for each slot of a spare that waits, and for a parameter server.
+
+    On a worker one, once the ranks here have made a step.
 
     Not before: while processes start and a step is redone, the import and the model of one more
     would take memory bandwidth and cores from them, and so prolong the recovery.
     """
     if state.begin is None:
-        waits = state.identity.role == "spare" and not state.live
+        waits = state.identity.role != "worker" and not state.live
         return state.identity.num_slots if waits else 0
     return 1 if state.is_launched and _has_stepped(state) else 0
 
@@ -63,12 +66,13 @@ def ended(
 ) -> tuple[AgentState, list[Action]]:
     """A parked process is gone: that is no fault of the job."""
     state = state.without_parked(parked.launch)
+    told: list[Action] = [Send(ServerEnded(launch=parked.launch))] if state.is_server else []
     if state.is_leaving or state.conclusion is not None:
-        return state, []
+        return state, told
     if not parked.is_warm:
         state = replace(state, parking_failures=state.parking_failures + 1)
     how = f"signal {event.signal}" if event.signal is not None else f"status {event.exit_code}"
-    return state, [Log(f"a parked process has ended: {how}")]
+    return state, [*told, Log(f"a parked process has ended: {how}")]
 
 
 def kill_parked(state: AgentState) -> tuple[AgentState, list[Action]]:

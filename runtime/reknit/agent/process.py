@@ -137,7 +137,8 @@ class Agent:
     def _launch(self, launch: int) -> None:
         own, other = socket.socketpair()
         with other:
-            self._launcher.launch(launch, "rank", [other.fileno()])
+            title = "server" if self._config.role == "server" else "rank"
+            self._launcher.launch(launch, title, [other.fileno()])
         self._channels[launch] = RankChannel(
             own, lambda message: self._feed(ev.Said(launch, message)), self._log
         )
@@ -247,7 +248,7 @@ def _identity(config: AgentConfig) -> Identity:
         replica=config.replica,
         node=config.node,
         host=config.host,
-        num_slots=settings.processes_per_worker,
+        num_slots=1 if config.role == "server" else settings.processes_per_worker,
         is_command=settings.command is not None,
         heartbeat_seconds=settings.recovery.heartbeat_seconds,
         dead_after_seconds=settings.recovery.dead_after_seconds,

@@ -7,6 +7,7 @@ from reknit.protocol.agents import Begin, Exited, FromSlot, Register, SlotReport
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.outcome import Conclusion, ErrorReport
 from reknit.protocol.ranks import Finished, Phase, StepDone
+from reknit.protocol.servers import Views
 
 START_ALLOWANCE_SECONDS: Final = 60.0
 """A new process may import this long before its silence counts."""
@@ -21,7 +22,7 @@ class Identity:
     """What never changes about an agent, and the job's periods in seconds."""
 
     name: str
-    role: Literal["worker", "spare"]
+    role: Literal["worker", "spare", "server"]
     replica: int
     node: str
     host: str
@@ -207,6 +208,14 @@ class AgentState:
     is_over: bool = False
     """The agent was told to exit."""
 
+    views: Views | None = None
+    """Who serves which range of parameters, as the coordinator has said last."""
+
+    @property
+    def is_server(self) -> bool:
+        """The one process here is a parameter server, and stays parked for its whole life."""
+        return self.identity.role == "server"
+
     @property
     def pids(self) -> dict[int, int]:
         """Process id by launch of the processes that run."""
@@ -297,6 +306,7 @@ class AgentState:
             store=self.store,
             slots=self.reports(now),
             num_warm=self.num_warm,
+            views=self.views,
             recent=tuple(
                 FromSlot(rank=slot.rank, message=done)
                 for slot in self.slots

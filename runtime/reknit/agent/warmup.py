@@ -37,6 +37,8 @@ def preloaded_modules(settings: JobSettings, target: str) -> tuple[str, ...]:
         return (module,)
     engines = {Sharding.NONE: (), Sharding.FSDP: ("reknit.strategies.fully_sharded",)}
     engine = engines.get(settings.sharding, ("reknit.strategies.zero",))
+    if settings.servers is not None:
+        engine = ("reknit.strategies.served", "reknit.trainer.serving")
     return ("torch", "torch.distributed", "torch.optim", "torch._dynamo", *engine, module)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reknit.coordinator import draining, ending, pace, progress, recovery, spares
+from reknit.coordinator import draining, ending, pace, progress, recovery, servers, spares
 from reknit.coordinator.events import Action, Outcome, Send
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.quorum import others_cannot_go_on
@@ -19,6 +19,8 @@ def form(state: Membership, now: float) -> Outcome:
     if any(agent.running is not None for agent in state.agents.values()):
         return state, ()
     state = replace(state, recoveries=recovery.enter(state.recoveries, recovery.REPLACE, now))
+    if not servers.are_ready(state):
+        return state, ()
     chosen = choose(state, now)
     if not chosen or not _is_fresh(state, chosen[0], now):
         return state, ()
@@ -88,7 +90,7 @@ def _begin(state: Membership, chosen: list[Agent], now: float) -> Outcome:
     message = begin_message(state, running)
     sends: list[Action] = [Send(a.connection, message) for a in chosen if a.connection is not None]
     for agent in state.agents.values():
-        if agent.name not in running.agents and not agent.leaving:
+        if agent.name not in running.agents and not agent.leaving and not agent.is_server:
             sends += ending.dismiss(state, agent)
     note = write(
         now,

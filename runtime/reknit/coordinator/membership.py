@@ -27,6 +27,7 @@ from reknit.coordinator import (
     places,
     registration,
     reports,
+    servers,
 )
 from reknit.coordinator.events import (
     Action,
@@ -39,11 +40,20 @@ from reknit.coordinator.events import (
     Tick,
 )
 from reknit.coordinator.state import Membership
-from reknit.protocol.agents import Exited, FromSlot, Heartbeat, Leaving, Register, Stopped
+from reknit.protocol.agents import (
+    Exited,
+    FromSlot,
+    Heartbeat,
+    Leaving,
+    Register,
+    Stopped,
+)
+from reknit.protocol.servers import FromServer, ServerEnded
 
 RULES: Final[tuple[Callable[[Membership, float], Outcome], ...]] = (
     registration.expire,
     adoption.settle,
+    servers.settle,
     faults.suspect,
     hangs.stuck,
     faults.settle,
@@ -53,6 +63,8 @@ RULES: Final[tuple[Callable[[Membership, float], Outcome], ...]] = (
     draining.drain,
     forming.grow,
     forming.form,
+    # Once more: a new generation has other workers.
+    servers.settle,
 )
 
 
@@ -114,5 +126,9 @@ def _heard(state: Membership, event: Received, now: float) -> Outcome:
             return registration.leaving(state, agent, grace_seconds, now)
         case FromSlot() as message:
             return reports.said(state, agent, message, now)
+        case FromServer() as message:
+            return servers.heard(state, agent, message, now)
+        case ServerEnded() as message:
+            return servers.ended(state, agent, message), ()
         case Register():
             return state, ()

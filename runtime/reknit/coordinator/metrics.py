@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from reknit.coordinator import progress, recovery
+from reknit.coordinator import fleet, progress, recovery
 from reknit.coordinator.state import Membership
 from reknit.coordinator.view import phase_of
 from reknit.protocol.outcome import ExitClass
@@ -200,8 +200,25 @@ def _membership(state: Membership) -> Iterator[Metric]:
     for member in running.members if running else ():
         ranks[member.phase.value] += 1
     yield _labelled("reknit_ranks", "Ranks by what they are doing.", "phase", ranks)
+    if state.policy.num_servers:
+        yield from _servers(state)
     phases = {phase.value: float(phase is phase_of(state)) for phase in MembershipPhase}
     yield _labelled("reknit_membership_phase", "1 for where the job stands.", "phase", phases)
+
+
+def _servers(state: Membership) -> Iterator[Metric]:
+    known = state.fleet
+    yield from _gauge("reknit_servers", "Parameter servers that live.", len(known.processes))
+    protected = sum(fleet.is_protected(known, number) for number in range(len(known.views)))
+    numbers = {
+        "protected": float(protected),
+        "unprotected": float(state.policy.num_servers - protected),
+    }
+    text = "Ranges of parameters by whether the loss of a server loses nothing of them."
+    yield _labelled("reknit_ranges", text, "state", numbers)
+    behind = {str(worker): float(clocks) for worker, clocks in fleet.staleness(known).items()}
+    text = "Steps that a worker is behind the fastest one, as parameter servers count."
+    yield _labelled("reknit_worker_staleness_steps", text, "rank", behind)
 
 
 def _totals(state: Membership) -> Iterator[Metric]:

@@ -28,6 +28,8 @@ def place_of(state: Membership, message: Register) -> int | None:
     """The worker's place that a registering agent fills; a spare may have been given one."""
     if message.role == "worker":
         return message.replica
+    if message.role == "server":
+        return None
     known = state.agents.get(message.agent)
     if known is not None:
         return known.replica
@@ -43,6 +45,8 @@ def displace(state: Membership, message: Register, now: float) -> Outcome:
 
     The other one was given up by an earlier coordinator, and has not heard of that.
     """
+    if message.role == "server":
+        return state, ()
     place = message.replica if message.role == "worker" else message.place
     holder = holder_of(state, place, message.agent)
     latest = newest(message.latest, message.generation)

@@ -33,6 +33,9 @@ class Policy:
     copies: int = 0
     """Copies of each shard of the state on other nodes."""
     is_command: bool = False
+    num_servers: int = 0
+    """Parameter servers, and ranges of parameters."""
+    range_copies: int = 2
     dead_after: timedelta = timedelta(seconds=2)
     max_process_failures: int = 10
     """In a row, without a new step."""
@@ -63,6 +66,8 @@ class Policy:
             is_replicated=settings.is_replicated,
             copies=settings.recovery.copies,
             is_command=settings.command is not None,
+            num_servers=0 if settings.servers is None else settings.servers.num_servers,
+            range_copies=2 if settings.servers is None else settings.servers.copies,
             dead_after=dead_after,
             max_process_failures=settings.max_process_failures,
             process_failures=settings.recovery.process_failures,

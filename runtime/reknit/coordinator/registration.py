@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reknit.coordinator import draining, ending, forming, pace, places, reports
+from reknit.coordinator import draining, ending, forming, pace, places, reports, servers
 from reknit.coordinator.events import Action, HangUp, Outcome, Send, StepDown
 from reknit.coordinator.records import write
 from reknit.coordinator.state import Agent, Fault, Membership, Running, newest
@@ -46,12 +46,15 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         used_store=known.used_store if known else None,
         exits=known.exits if known else (),
         told=(*(known.told if known else ()), *message.recent),
+        is_server=message.role == "server",
+        index=message.replica,
         is_spare=message.role == "spare",
         claim=message.place,
         is_warm=places.is_warm(state.policy, message.num_warm),
         num_miscomputed=known.num_miscomputed if known else 0,
         instead_of=known.instead_of if known else None,
     )
+    state = servers.learn(state, message, now)
     state = replace(
         state.with_agent(agent),
         departed=state.departed - {agent.name},
@@ -67,15 +70,20 @@ def _refusal(state: Membership, message: Register) -> Refuse | None:
     if message.version not in (PROTOCOL_VERSION, PROTOCOL_VERSION - 1):
         text = f"protocol version {message.version} is not understood here"
         return Refuse(reason=text, final=True)
-    number = policy.num_workers if message.role == "worker" else policy.num_spares
+    numbers = {
+        "worker": policy.num_workers,
+        "spare": policy.num_spares,
+        "server": policy.num_servers,
+    }
+    number = numbers[message.role]
     if not 0 <= message.replica < number:
         text = f"the job has no {message.role} {message.replica}, only {number} of them"
         return Refuse(reason=text, final=True)
-    if message.num_slots != policy.processes_per_worker:
-        expected = policy.processes_per_worker
+    expected = 1 if message.role == "server" else policy.processes_per_worker
+    if message.num_slots != expected:
         text = f"a {message.role} must have {expected} places, not {message.num_slots}"
         return Refuse(reason=text, final=True)
-    if message.role == "spare":
+    if message.role != "worker":
         return None
     holder = places.holder_of(state, message.replica, message.agent)
     if holder is not None and state.conclusion is None:
@@ -95,6 +103,8 @@ def _catch_up(state: Membership, agent: Agent, connection: int, now: float) -> O
     if state.gathering_until is not None:
         return state, ()
     running = state.current
+    if agent.is_server:
+        return state, ()
     if running is None:
         return state, ending.end_of(state, agent, "the generation is over", keep=True)
     if agent.name not in running.agents:

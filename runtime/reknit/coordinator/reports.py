@@ -25,6 +25,7 @@ from reknit.protocol.ranks import (
     StepDone,
     WrongNumbers,
 )
+from reknit.protocol.servers import Serving
 from reknit.protocol.status import CheckpointStatus
 
 LOADING_PHASES = frozenset({Phase.STARTING, Phase.LOADING})
@@ -192,7 +193,7 @@ def said(state: Membership, agent: Agent, message: FromSlot, now: float) -> Outc
     if member is None or getattr(inner, "generation", running.id) != running.id:
         return state, ()
     match inner:
-        case Parked() | Left():
+        case Parked() | Left() | Serving():
             return state, ()
         case PeerLost():
             return replace(state, current=_peer_lost(running, member, now)), ()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from reknit.coordinator.fleet import Fleet
 from reknit.coordinator.pace import Pace
 from reknit.coordinator.policy import Policy
 from reknit.coordinator.progress import Steps
@@ -46,6 +47,10 @@ class Agent:
     """Ends of processes that were reported before this coordinator had a generation."""
     told: tuple[FromSlot, ...] = ()
     """What its ranks said before that."""
+    is_server: bool = False
+    """It was made as a parameter server, and fills no place of a worker."""
+    index: int = 0
+    """Within its role."""
     is_spare: bool = False
     """It was made as a spare, whatever place it fills."""
     is_warm: bool = False
@@ -208,6 +213,7 @@ class Membership:
     """The version after which all ranks alike came to a halt, when that was last seen."""
     recoveries: Recoveries = field(default_factory=Recoveries)
     checkpoint: CheckpointStatus = field(default_factory=CheckpointStatus)
+    fleet: Fleet = field(default_factory=Fleet)
     conclusion: Conclusion | None = None
     superseded_by: int | None = None
     last_event: float = 0.0
@@ -225,7 +231,12 @@ class Membership:
     @property
     def spares(self) -> tuple[Agent, ...]:
         """The spares without a place."""
-        return tuple(agent for agent in self.agents.values() if agent.replica is None)
+        return tuple(a for a in self.agents.values() if a.replica is None and not a.is_server)
+
+    @property
+    def servers(self) -> tuple[Agent, ...]:
+        """The agents of parameter servers."""
+        return tuple(agent for agent in self.agents.values() if agent.is_server)
 
     def agent_of(self, connection: int) -> Agent | None:
         """The agent that speaks through this connection."""

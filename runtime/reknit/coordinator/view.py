@@ -1,11 +1,12 @@
 """What a membership looks like from outside: pure."""
 
-from reknit.coordinator import progress, quorum, spares
+from reknit.coordinator import fleet, progress, quorum, spares
 from reknit.coordinator.state import Membership
 from reknit.protocol.status import (
     CoordinatorStatus,
     MembershipPhase,
     Promotion,
+    RangeStatus,
     RankStatus,
     RecoveryStatus,
 )
@@ -56,6 +57,17 @@ def status_of(state: Membership) -> CoordinatorStatus:
             )
             for member in members
         ),
+        ranges=tuple(
+            RangeStatus(
+                number=number,
+                primary=view.primary,
+                backup=view.backup,
+                protected=fleet.is_protected(state.fleet, number),
+                version=fleet.version_of(state.fleet, number),
+            )
+            for number, view in enumerate(state.fleet.views)
+        ),
+        servers=tuple(agent.name for agent in state.servers),
         progress=progress.progress(state.steps),
         recovery=RecoveryStatus(
             count=state.recoveries.count,

@@ -33,6 +33,9 @@ from reknit.job import (
     Transform,
     unique_parameters,
 )
+from reknit.parameter_server.binding import specs_of
+from reknit.parameter_server.refusals import NO_CLIPPING, NO_RANK
+from reknit.parameter_server.tensors import check_optimizer
 from reknit.protocol.base import Json
 from reknit.protocol.inspection import Inspection, StageInfo
 from reknit.protocol.settings import BatchSettings, JobSettings
@@ -105,12 +108,15 @@ class InspectionJob(Job):
         self._num_stages = settings.degrees.pipeline * settings.pipeline.stages_per_rank
         self._stages: tuple[StageInfo, ...] = ()
         self._communication = settings.communication
+        self._is_served = settings.servers is not None
         self._engine: InspectionEngine | None = None
         self._data: _Data | None = None
 
     @property
     def rank(self) -> int:
         """The only one."""
+        if self._is_served and self._engine is None:
+            raise ConfigurationError(NO_RANK)
         return 0
 
     @property
@@ -141,6 +147,8 @@ class InspectionJob(Job):
             raise ConfigurationError(
                 f"job.engine: clip_grad_norm must be positive, not {clip_grad_norm}"
             )
+        if self._is_served and clip_grad_norm is not None:
+            raise ConfigurationError(NO_CLIPPING)
         seed_generators(self.seed, torch.device("cpu"))
         built = build(model, optimizer, schedule)
         trainable = list(unique_parameters(built.model.parameters()))
@@ -149,6 +157,8 @@ class InspectionJob(Job):
         self._stages = stages(built, self._pipeline, self._num_stages)
         if pretrained is not None:
             load_pretrained(built.model, pretrained)
+        if self._is_served:
+            check_optimizer(optimizer, specs_of(built.model))
         cuts: Mapping[str, Cut] = {}
         if tensor_plan or self._num_tensor > 1:
             # Also where nothing is cut: a plan that does not fit is a mistake.
@@ -201,6 +211,7 @@ class InspectionJob(Job):
         found = Inspection(
             parameters=tuple(parameters(engine.built, divisions(engine.built.model, engine.cuts))),
             buffers=tuple(buffers(engine.built)),
+            tables=tuple(spec.name for spec in specs_of(engine.built.model) if spec.is_table),
             optimizer=qualified_name(engine.built.optimizer),
             optimizer_tensors=engine.facts.tensors,
             elementwise=engine.facts.elementwise,

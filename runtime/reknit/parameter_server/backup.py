@@ -3,7 +3,14 @@
 from dataclasses import replace
 
 from reknit.parameter_server.messages import Append, Position, Probe, Snapshot
-from reknit.parameter_server.state import Action, Apply, Install, Outcome, RangeState, Send
+from reknit.parameter_server.state import (
+    Action,
+    Install,
+    Outcome,
+    RangeState,
+    Send,
+    carry_out,
+)
 from reknit.parameter_server.table import advance
 
 
@@ -19,10 +26,10 @@ def append(state: RangeState, message: Append) -> Outcome:
         return state, (_position(state),)
     if (message.after, message.after_term) != (table.index, table.term):
         return state, ()
-    table, update = advance(table, message.entry, message.term, state.mode)
+    table, effect = advance(table, message.entry, message.term, state.mode)
     state = _check(replace(state, applied=table, ordered=table), message.required)
     actions: tuple[Action, ...] = (_position(state),)
-    return state, (*actions, Apply(update)) if update else actions
+    return state, actions + carry_out(effect)
 
 
 def probed(state: RangeState, message: Probe) -> Outcome:

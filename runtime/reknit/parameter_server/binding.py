@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from reknit.job import unique_parameters
-from reknit.parameter_server.compression import Compression, compress
+from reknit.parameter_server.compression import compress
+from reknit.parameter_server.formats import Compression
 from reknit.parameter_server.plan import ParameterSpec, Plan, plan_ranges
 from reknit.parameter_server.rows import combine
 from reknit.parameter_server.tensors import DENSE, Content
@@ -42,13 +43,15 @@ class Binding:
         self._parameters = unique_parameters(model.parameters())
         self._compression = compression
 
-    def wishes(self, rows: Mapping[str, torch.Tensor] | None = None) -> list[Content]:
-        """Asks for all dense parameters, and of tables, by name, for these rows."""
+    def wishes(
+        self, rows: Mapping[str, torch.Tensor] | None = None, *, dense: bool = True
+    ) -> list[Content]:
+        """Asks for all dense parameters, unless not `dense`, and of tables, by name, for rows."""
         rows = rows or {}
         unique = {name: torch.unique(indices.detach().cpu()) for name, indices in rows.items()}
         wishes: list[Content] = []
         for part in self.plan.ranges:
-            wish = {DENSE: torch.empty(0)}
+            wish = {DENSE: torch.empty(0)} if dense else {}
             for table in part.tables:
                 indices = unique.get(self.plan.specs[table.index].name)
                 if indices is not None:
@@ -61,7 +64,7 @@ class Binding:
         """Writes what was pulled into the model; other rows of tables stay as they are."""
         with torch.no_grad():
             for part, wish, found in zip(self.plan.ranges, wishes, weights, strict=True):
-                for piece in part.dense:
+                for piece in part.dense if DENSE in wish else ():
                     flat = self._parameters[piece.index].view(-1)
                     source = found[DENSE][piece.offset : piece.offset + len(piece.interval)]
                     flat[piece.interval.start : piece.interval.stop].copy_(source)

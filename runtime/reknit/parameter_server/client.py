@@ -34,6 +34,7 @@ from reknit.parameter_server.session import (
 )
 from reknit.parameter_server.tensors import Content
 from reknit.parameter_server.views import View
+from reknit.protocol.base import Json
 
 _TICK: Final = 0.02
 _CLOSED: Final = "the connection to the parameter servers is closed"
@@ -48,6 +49,7 @@ class _Wanted:
     clock: int
     contents: tuple[Content, ...]
     pending: "Pending"
+    source: str = ""
 
 
 _Command: TypeAlias = tuple[int, Viewed] | _Wanted
@@ -75,6 +77,7 @@ class Answer:
 
     reply: Reply
     tensors: Content = field(default_factory=dict)
+    scalars: Mapping[str, Json] = field(default_factory=dict)
 
 
 class Pending:
@@ -176,6 +179,17 @@ class Client:
         """
         return self._issue(Kind.PUSH, clock, gradients)
 
+    def restore(self, version: int, source: str) -> Pending:
+        """Has all ranges give up what they hold for a version from elsewhere; see `Restored`."""
+        return self._issue(Kind.RESTORE, version, [{} for _ in self._sessions], source)
+
+    def describe(self, version: int, wishes: Sequence[Content]) -> Pending:
+        """Asks for all that a checkpoint holds of the ranges whose wish is not empty.
+
+        Of the others for the specifications. No push of a later step may be under way.
+        """
+        return self._issue(Kind.DESCRIBE, version, wishes)
+
     def metrics(self) -> dict[str, float]:
         """Counts since the start: bytes and bad messages."""
         return dict(self._links.counts)
@@ -190,12 +204,14 @@ class Client:
             self._ours.close()
             self._theirs.close()
 
-    def _issue(self, kind: Kind, clock: int, contents: Sequence[Content]) -> Pending:
+    def _issue(
+        self, kind: Kind, clock: int, contents: Sequence[Content], source: str = ""
+    ) -> Pending:
         pending = Pending(len(self._sessions))
         if self._is_closed:
             pending.fail(ClosedError(_CLOSED))
         else:
-            self._command(_Wanted(kind, clock, tuple(contents), pending))
+            self._command(_Wanted(kind, clock, tuple(contents), pending, source))
         return pending
 
     def _command(self, command: _Command) -> None:
@@ -217,7 +233,8 @@ class Client:
                     self._theirs.recv(4096)
                 for server, parcel in self._links.receive(ready):
                     if isinstance(parcel.message, Reply) and parcel.number < len(self._sessions):
-                        replied = Replied(server, parcel.message, parcel.tensors)
+                        content = (parcel.tensors, parcel.scalars)
+                        replied = Replied(server, parcel.message, content)
                         self._feed(parcel.number, replied)
                 for number in range(len(self._sessions)):
                     self._feed(number, Tick())
@@ -250,7 +267,8 @@ class Client:
         for number, content in zip(range(len(self._sessions)), wanted.contents, strict=True):
             request = next(self._numbers)
             self._pending[number, request] = wanted.pending
-            self._feed(number, Issue(request, wanted.kind, wanted.clock, content))
+            issue = Issue(request, wanted.kind, wanted.clock, content, wanted.source)
+            self._feed(number, issue)
 
     def _feed(self, number: int, event: Event) -> None:
         self._sessions[number], actions = handle(self._sessions[number], event, time.monotonic())
@@ -261,8 +279,9 @@ class Client:
                     parcel = Parcel(self._name, number, request, tensors, {})
                     self._links.send(server, self._addresses.get(server), parcel)
                 case Finish(request, reply, content):
-                    tensors = content if isinstance(content, dict) else {}
-                    self._pending.pop((number, request)).answer(number, Answer(reply, tensors))
+                    assert isinstance(content, tuple)
+                    answer = Answer(reply, *content)
+                    self._pending.pop((number, request)).answer(number, answer)
                 case Void(request):
                     self._pending.pop((number, request)).fail(WorkersChangedError(_CHANGED))
 

@@ -29,6 +29,7 @@ _KINDS: Final[Mapping[str, TypeAdapter[Any]]] = {
         messages.Acknowledged,
         messages.Pulled,
         messages.Joined,
+        messages.Described,
         messages.Refused,
         messages.Append,
         messages.Probe,

@@ -82,7 +82,8 @@ def _see(state: RangeState, view: View) -> Outcome:
     if is_old:
         return state, ()
     if view.number > state.number:
-        state = _changed_servers(state, view)
+        holds = state.server in (view.primary, view.backup)
+        state = _founded(state, view) if view.founds and holds else _changed_servers(state, view)
     members = {(member.worker, member.incarnation) for member in view.members}
     waiting = {
         key: received
@@ -115,6 +116,17 @@ def _changed_servers(state: RangeState, view: View) -> RangeState:
         log=Log(state.applied.index, state.applied.term),
         feed=_feed(view) if view.primary == own else None,
         waiting={},
+    )
+
+
+def _founded(state: RangeState, view: View) -> RangeState:
+    """Both copies hold the same nothing, and are complete."""
+    return RangeState(
+        server=state.server,
+        mode=state.mode,
+        number=state.number,
+        complete=True,
+        feed=_feed(view) if view.primary == state.server else None,
     )
 
 

@@ -16,6 +16,10 @@ class Kind(StrEnum):
     PULL = "pull"
     JOIN = "join"
     """The next clock that the range has not got of this place."""
+    RESTORE = "restore"
+    """Give up everything for a version from elsewhere."""
+    DESCRIBE = "describe"
+    """Everything that a checkpoint holds of a version, and no weights for a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,10 @@ class Request:
     request: int
     """Never used twice by a process."""
     clock: int = 0
-    """Of a push: the step whose gradient it brings. Of a pull: the step that needs the weights."""
+    """Of a push: the step whose gradient it brings. Of a pull: the step that needs the weights.
+    Else the version."""
+    source: str = ""
+    """Of a restore, as in `Restored`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,16 @@ class Joined:
     clock: int
     roster: int
     """The view's, in which this was true."""
+    origin: int = 0
+    """As in `Table`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Comes with the state of `version`, as `RangeTensors.describe` returns it."""
+
+    request: int
+    version: int
 
 
 class Reason(StrEnum):
@@ -86,7 +103,7 @@ class Refused:
     reason: Reason
 
 
-Reply: TypeAlias = Acknowledged | Pulled | Joined | Refused
+Reply: TypeAlias = Acknowledged | Pulled | Joined | Described | Refused
 
 
 @dataclass(frozen=True, slots=True)

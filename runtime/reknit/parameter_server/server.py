@@ -22,6 +22,7 @@ from reknit.parameter_server.frames import BadMessageError, Parcel, decode, enco
 from reknit.parameter_server.links import Links
 from reknit.parameter_server.machine import handle
 from reknit.parameter_server.messages import (
+    Described,
     Kind,
     Pulled,
     Reason,
@@ -39,13 +40,14 @@ from reknit.parameter_server.state import (
     Leased,
     RangeState,
     Received,
+    Restore,
     Send,
     Tell,
     Tick,
     Viewed,
 )
 from reknit.parameter_server.status import Status, status
-from reknit.parameter_server.table import Pushed
+from reknit.parameter_server.table import Pushed, Restored
 from reknit.parameter_server.tensors import RangeTensors
 from reknit.parameter_server.views import View
 from reknit.protocol.base import Json
@@ -57,6 +59,8 @@ _LINGER_MS: Final = 200
 """At the end, for answers that are on their way out."""
 Observe = Callable[[int, Pushed], None]
 """observe(range, push): a push counts in the tensors of this copy from now on."""
+Replace = Callable[[RangeTensors, Restored], None]
+"""replace(tensors, entry): takes up the version that the entry names."""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class Server:
         token: the job's secret.
         max_frame_bytes: a peer that sends a larger tensor is disconnected.
         observe: is told of every push that is applied.
+        restore: reads what a range restores; without it no worker may ask for that.
     """
 
     def __init__(
@@ -84,9 +89,10 @@ class Server:
         token: str,
         max_frame_bytes: int,
         observe: Observe | None = None,
+        restore: Replace | None = None,
     ) -> None:
         self.name = name
-        self._token, self._observe = token, observe
+        self._token, self._observe, self._restore = token, observe, restore
         self._copies: dict[int, _Copy] = {}
         self._context = zmq.asyncio.Context()
         self._router = self._context.socket(zmq.ROUTER)
@@ -116,6 +122,15 @@ class Server:
     def hold(self, number: int, state: RangeState, tensors: RangeTensors) -> None:
         """Takes up a copy of a range, complete or to be filled."""
         self._copies[number] = _Copy(state, tensors)
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The ranges of which this server has a copy, complete or not."""
+        return frozenset(self._copies)
+
+    def drop(self, number: int) -> None:
+        """Gives up a copy that no view names any more."""
+        del self._copies[number]
 
     def see(self, number: int, view: View, addresses: Mapping[str, str]) -> None:
         """The coordinator has published a view of a range that this server holds.
@@ -174,7 +189,7 @@ class Server:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            for number in self._copies:
+            for number in tuple(self._copies):
                 self._feed(number, Tick())
 
     def _receive(self, identity: bytes, frames: list[memoryview]) -> None:
@@ -198,6 +213,8 @@ class Server:
         self._identities[request.worker, request.incarnation] = identity
         tensors = self._copies[parcel.number].tensors
         problem = None
+        if request.kind is Kind.RESTORE and self._restore is None:
+            problem = "nothing can be restored here"
         if request.kind in (Kind.PUSH, Kind.PULL):
             problem = tensors.misfit(parcel.tensors, is_gradient=request.kind is Kind.PUSH)
         if problem is None:
@@ -213,7 +230,7 @@ class Server:
         for action in actions:
             self._do(number, action)
 
-    def _do(self, number: int, action: Apply | Install | Send | Tell) -> None:
+    def _do(self, number: int, action: Apply | Install | Restore | Send | Tell) -> None:
         copy = self._copies[number]
         match action:
             case Apply(update):
@@ -227,6 +244,9 @@ class Server:
             case Install(_, parcel):
                 assert isinstance(parcel, Parcel)
                 copy.tensors.install(parcel.tensors, parcel.scalars)
+            case Restore(entry):
+                assert self._restore is not None
+                self._restore(copy.tensors, entry)
             case Send():
                 self._send(number, copy, action)
             case Tell():
@@ -253,7 +273,10 @@ class Server:
             is_previous = copy.state.mode.is_synchronous
             is_previous = is_previous and reply.version < copy.state.applied.version
             tensors = copy.tensors.weights(_content(action.content), previous=is_previous)
-        frames = encode(Parcel(self.name, number, reply, tensors, {}), self._token)
+        scalars: dict[str, Json] = {}
+        if isinstance(reply, Described):
+            tensors, scalars = copy.tensors.describe(whole=bool(_content(action.content)))
+        frames = encode(Parcel(self.name, number, reply, tensors, scalars), self._token)
         identity = self._identities.get((action.worker, action.incarnation))
         if identity is not None:
             self._counts["sent_bytes"] += num_bytes(frames)

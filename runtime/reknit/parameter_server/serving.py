@@ -5,6 +5,7 @@ from dataclasses import replace
 from reknit.parameter_server.feeding import order
 from reknit.parameter_server.messages import (
     Acknowledged,
+    Described,
     Joined,
     Kind,
     Pulled,
@@ -15,15 +16,16 @@ from reknit.parameter_server.messages import (
 )
 from reknit.parameter_server.state import (
     Action,
-    Apply,
     Outcome,
     RangeState,
     Received,
     Tell,
+    carry_out,
 )
 from reknit.parameter_server.table import (
     Pushed,
     Readiness,
+    Restored,
     Seated,
     Standing,
     advance,
@@ -52,9 +54,12 @@ def receive(state: RangeState, received: Received, now: float) -> Outcome:
             return state, (_refuse(request, Reason.EARLY),)
         if found is Standing.NEW:
             clock, gradient = request.clock, received.content
-            entry = Pushed(request.worker, request.incarnation, clock, gradient)
-            state, actions = order(state, entry)
+            pushed = Pushed(request.worker, request.incarnation, clock, gradient)
+            state, actions = order(state, pushed)
         received = Received(request)
+    if request.kind is Kind.RESTORE and state.ordered.origin < request.incarnation:
+        entry = Restored(request.incarnation, request.clock, request.source)
+        state, actions = order(state, entry)
     return replace(state, waiting={**state.waiting, key: received}), actions
 
 
@@ -74,9 +79,8 @@ def commit(state: RangeState, now: float) -> Outcome:
     held = state.log.last if feed is None or feed.alone else min(state.log.last, feed.acked)
     actions: list[Action] = []
     for logged in state.log.after(table.index)[: max(0, held - table.index)]:
-        table, update = advance(table, logged.entry, logged.term, state.mode)
-        if update is not None:
-            actions.append(Apply(update))
+        table, effect = advance(table, logged.entry, logged.term, state.mode)
+        actions += carry_out(effect)
     needed = table.index if feed is None else min(table.index, feed.acked)
     if table is state.applied and needed == state.log.base:
         return state, ()
@@ -112,8 +116,17 @@ def _reply(state: RangeState, request: Request) -> Reply | None:
         return Acknowledged(request.request) if known else None
     if request.kind is Kind.JOIN:
         assert state.view is not None
-        return Joined(request.request, table.clocks[request.worker], state.view.roster)
+        clock = table.clocks[request.worker]
+        return Joined(request.request, clock, state.view.roster, table.origin)
+    if request.kind is Kind.RESTORE:
+        is_done = table.origin >= request.incarnation
+        return Acknowledged(request.request) if is_done else None
+    if request.kind is Kind.DESCRIBE and table.version == request.clock:
+        return Described(request.request, table.version)
     match readiness(table, request.worker, request.clock, state.mode):
+        case Readiness.READY if request.kind is Kind.DESCRIBE:
+            # Only the newest version is held with all that belongs to it.
+            return Refused(request.request, Reason.GONE)
         case Readiness.READY:
             version = request.clock if state.mode.is_synchronous else table.version
             return Pulled(request.request, version)

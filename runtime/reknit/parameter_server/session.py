@@ -28,6 +28,8 @@ class Open:
     kind: Kind
     clock: int
     content: object = field(default=None, compare=False)
+    source: str = ""
+    """As in `Request`."""
     due: float | None = None
     """When it is sent again; None before it was sent."""
     was_sent: bool = False
@@ -58,6 +60,7 @@ class Issue:
     kind: Kind
     clock: int
     content: object = field(default=None, compare=False)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,10 @@ def handle(state: Session, event: Event, now: float) -> Outcome:
     """The session after `event` at time `now`: seconds that never go back."""
     actions: tuple[Action, ...] = ()
     match event:
-        case Issue(number, kind, clock, content):
+        case Issue(number, kind, clock, content, source):
             if state.is_void and kind is not Kind.JOIN:
                 return state, (Void(number),)
-            requests = {**state.requests, number: Open(kind, clock, content)}
+            requests = {**state.requests, number: Open(kind, clock, content, source)}
             state = replace(state, requests=requests, is_void=False)
         case Viewed(view):
             state, actions = _see(state, view)
@@ -199,6 +202,7 @@ def _send(state: Session, now: float) -> Outcome:
             view.roster,
             number,
             request.clock,
+            request.source,
         )
         actions.append(Transmit(view.primary, message, None if asks else request.content))
     return (replace(state, requests=requests), tuple(actions)) if actions else (state, ())

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from reknit.parameter_server.messages import PeerMessage, Reply, Request
-from reknit.parameter_server.table import Entry, Mode, Table, Update
+from reknit.parameter_server.table import Effect, Entry, Mode, Restored, Table, Update
 from reknit.parameter_server.views import View
 
 PROBE_SECONDS: Final = 0.05
@@ -224,6 +224,24 @@ class Install:
     tensors: object = field(compare=False)
 
 
-Action: TypeAlias = Tell | Send | Apply | Install
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Replace the tensors by those of a checkpoint, or by what the job begins with."""
+
+    entry: Restored
+
+
+Action: TypeAlias = Tell | Send | Apply | Install | Restore
 """To be done in the order in which they are given."""
 Outcome: TypeAlias = tuple[RangeState, tuple[Action, ...]]
+
+
+def carry_out(effect: Effect | None) -> tuple[Action, ...]:
+    """What an entry asks to be done to the tensors."""
+    match effect:
+        case Update():
+            return (Apply(effect),)
+        case Restored():
+            return (Restore(effect),)
+        case None:
+            return ()

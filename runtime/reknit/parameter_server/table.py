@@ -67,7 +67,18 @@ class Seated:
     members: tuple[Member, ...]
 
 
-Entry: TypeAlias = Pushed | Seated
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """All that is held gives way to a version from elsewhere; the workers' clocks begin there."""
+
+    origin: int
+    """Grows; whoever asks for the same one again changes nothing."""
+    version: int
+    source: str
+    """The name of a checkpoint; empty: the values that the job begins with."""
+
+
+Entry: TypeAlias = Pushed | Seated | Restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,10 @@ class Update:
     """The optimizer takes a step with the sum of these, added in this order."""
 
     pushes: tuple[Pushed, ...]
+
+
+Effect: TypeAlias = Update | Restored
+"""What an entry does to the tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,8 @@ class Table:
     members: tuple[Member, ...] = ()
     pending: Mapping[int, Pushed] = field(default_factory=dict)
     """In synchronous mode: pushes of the present clock, by worker."""
+    origin: int = 0
+    """Of the latest `Restored`; 0 before the first one."""
 
 
 class Standing(StrEnum):
@@ -113,11 +130,13 @@ class Readiness(StrEnum):
     """What it asks for has been overwritten."""
 
 
-def advance(table: Table, entry: Entry, term: int, mode: Mode) -> tuple[Table, Update | None]:
-    """The table after one more entry, and the update that it brings about."""
+def advance(table: Table, entry: Entry, term: int, mode: Mode) -> tuple[Table, Effect | None]:
+    """The table after one more entry, and what that does to the tensors."""
     table = replace(table, index=table.index + 1, term=term)
     if isinstance(entry, Seated):
         return _seat(table, entry.members, mode), None
+    if isinstance(entry, Restored):
+        return _restore(table, entry), entry
     clocks = {**table.clocks, entry.worker: entry.clock + 1}
     if not mode.is_synchronous:
         return replace(table, clocks=clocks, version=table.version + 1), Update((entry,))
@@ -173,6 +192,17 @@ def settled(table: Table) -> Table:
     """What a checkpoint holds of a table: no workers, and no clock that is only half collected."""
     clocks = {**table.clocks, **dict.fromkeys(table.pending, table.version)}
     return replace(table, clocks=clocks, members=(), pending={})
+
+
+def _restore(table: Table, entry: Restored) -> Table:
+    workers = {*table.clocks, *(member.worker for member in table.members)}
+    return replace(
+        table,
+        version=entry.version,
+        clocks=dict.fromkeys(workers, entry.version),
+        pending={},
+        origin=entry.origin,
+    )
 
 
 def _seat(table: Table, members: tuple[Member, ...], mode: Mode) -> Table:

@@ -8,12 +8,15 @@ from torch import nn
 
 from reknit.errors import ConfigurationError
 from reknit.inspection.optimizer import probe
-from reknit.job import OptimizerFactory
+from reknit.job import OptimizerFactory, ScheduleFactory
 from reknit.parameter_server.lazy import LazyTable
-from reknit.parameter_server.plan import Plan
+from reknit.parameter_server.pace import Pace
+from reknit.parameter_server.plan import ParameterSpec, Plan
+from reknit.parameter_server.recording import Part, Recording, record
 from reknit.parameter_server.rows import Rows, combine, overlay
 from reknit.protocol.base import Json
 from reknit.state import optimizer as optimizer_state
+from reknit.state.description import StateSource
 from reknit.state.intervals import Interval, Placed
 from reknit.state.layout import Holder, StateLayout
 
@@ -37,13 +40,20 @@ class RangeTensors:
         optimizer: called with a parameter for each of the model's, in order and with as many
             dimensions. It holds what of it lies in this range, maybe nothing.
         keeps_previous: whether the version before the present one can be asked for.
+        schedule: sets the learning rate by the number of updates.
 
     Raises:
         ConfigurationError: the optimizer does not work element by element.
     """
 
     def __init__(
-        self, plan: Plan, number: int, optimizer: OptimizerFactory, *, keeps_previous: bool
+        self,
+        plan: Plan,
+        number: int,
+        optimizer: OptimizerFactory,
+        *,
+        keeps_previous: bool,
+        schedule: ScheduleFactory | None = None,
     ) -> None:
         self._plan, self._keeps_previous = plan, keeps_previous
         self._range = plan.ranges[number]
@@ -67,7 +77,9 @@ class RangeTensors:
                 shape = (length, width, *(1,) * (len(spec.shape) - 2))[: max(1, len(spec.shape))]
                 parameter = nn.Parameter(torch.zeros(shape))
             self._parameters.append(parameter)
-        self.optimizer = _checked(optimizer, self._parameters, plan)
+        check_optimizer(optimizer, plan.specs)
+        self.optimizer = optimizer(list(self._parameters))
+        self._pace = Pace(schedule, self.optimizer)
         self._tables = {
             index: LazyTable(self._parameters[index], table.rows, self.optimizer)
             for index, table in rows.items()
@@ -77,7 +89,10 @@ class RangeTensors:
         self._undo: dict[int, Rows] = {}
 
     def read(self, read: Read) -> None:
-        """Takes initial values."""
+        """Takes initial values; the optimizer begins anew."""
+        self.refresh()
+        self.optimizer.state.clear()
+        self._pace.restart(0)
         with torch.no_grad():
             for parameter, piece in self._pieces:
                 name = self._plan.specs[piece.index].name
@@ -86,7 +101,6 @@ class RangeTensors:
                 start, stop = table.rows.start * table.width, table.rows.stop * table.width
                 values = read(self._plan.specs[index].name, Interval(start, stop))
                 table.parameter.view(-1).copy_(values)
-        self._published = None
 
     def apply(self, gradients: Sequence[Content]) -> None:
         """One step of the optimizer with the sum of the gradients, added in their order."""
@@ -112,6 +126,7 @@ class RangeTensors:
                 table.begin(*summed)
                 touched.append(table)
         self.optimizer.step()
+        self._pace.advance()
         for table in touched:
             table.end()
         for parameter, _ in self._pieces:
@@ -162,7 +177,7 @@ class RangeTensors:
         if self._previous is not None:
             found["previous"] = self._previous
         numbers = optimizer_state.scalars(self.optimizer, self._named())
-        return found, {"optimizer": numbers}
+        return found, {"optimizer": numbers, "updates": self._pace.num_updates}
 
     def install(self, tensors: Content, scalars: Mapping[str, Json]) -> None:
         """Takes over what `snapshot` of another copy has returned.
@@ -181,6 +196,9 @@ class RangeTensors:
                 if name.startswith(prefix):
                     state[name.removeprefix(prefix)] = value.clone()
             optimizer_state.replace(self.optimizer, parameter, state)
+        updates = scalars["updates"]
+        assert isinstance(updates, int)
+        self._pace.restart(updates)
         self._previous, self._published, self._undo = tensors.get("previous"), None, {}
         for index in self._tables:
             if (rows := tensors.get(f"undo/{index}/rows")) is not None:
@@ -208,6 +226,23 @@ class RangeTensors:
         shapes = {spec.name: spec.shape for spec in self._plan.specs}
         return StateLayout(self.optimizer, shapes, tuple(holders), replicated=False)
 
+    def describe(self, *, whole: bool) -> Recording:
+        """What a checkpoint holds of this range, in copies; without `whole` no tensors."""
+        return record(self.layout(), whole=whole)
+
+    def restore(self, source: StateSource) -> None:
+        """Takes over this range's part of a checkpoint.
+
+        Raises:
+            CheckpointMismatchError: it is that of another model or optimizer.
+        """
+        names = {spec.name for spec in self._plan.specs}
+        self.layout().install(Part(source, lambda name: name.split("/")[-1] in names))
+        updates = source.scalars["updates"]
+        assert isinstance(updates, int)
+        self._pace.restart(updates)
+        self.refresh()
+
     def refresh(self) -> None:
         """Forgets what was made of values that have been written over."""
         self._previous, self._published, self._undo = None, None, {}
@@ -230,16 +265,17 @@ class RangeTensors:
         return self._published
 
 
-def _checked(
-    factory: OptimizerFactory, parameters: list[nn.Parameter], plan: Plan
-) -> torch.optim.Optimizer:
-    made = factory(list(parameters))
-    name = type(made).__name__
+def check_optimizer(factory: OptimizerFactory, specs: Sequence[ParameterSpec]) -> None:
+    """Lets the factory make an optimizer for parameters like these, and looks at it.
+
+    Raises:
+        ConfigurationError: it does not work element by element.
+    """
+    whole = [nn.Parameter(torch.empty(spec.shape, device="meta")) for spec in specs]
+    made = factory(list(whole))
     refused = isinstance(made, torch.optim.LBFGS | torch.optim.SparseAdam)
-    whole = [nn.Parameter(torch.empty(spec.shape, device="meta")) for spec in plan.specs]
     if refused or not probe(factory, whole).elementwise:
         raise ConfigurationError(
-            f"parameter servers need an optimizer that works element by element, which {name} does "
-            "not; take another one, e.g. AdamW"
+            "parameter servers need an optimizer that works element by element, which "
+            f"{type(made).__name__} does not; take another one, e.g. AdamW"
         )
-    return made

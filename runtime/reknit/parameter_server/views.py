@@ -35,6 +35,8 @@ class View:
     backup: str | None
     members: tuple[Member, ...]
     """In the order of their places."""
+    founds: bool = False
+    """With this number the range begins anew, and empty: whatever a server holds of it is void."""
 
     @property
     def key(self) -> tuple[int, int]:

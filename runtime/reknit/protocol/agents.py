@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 from reknit.protocol.base import PROTOCOL_VERSION, Endpoint, Generation, Message
 from reknit.protocol.outcome import Conclusion, ProcessExit
 from reknit.protocol.ranks import FromRank, Phase
+from reknit.protocol.servers import FromServer, Leases, ServerEnded, Views
 
 
 class SlotReport(Message):
@@ -43,7 +44,7 @@ class Register(Message):
     version: int = PROTOCOL_VERSION
     agent: str
     """Pod name."""
-    role: Literal["worker", "spare"] = "worker"
+    role: Literal["worker", "spare", "server"] = "worker"
     replica: int
     """Index within its role."""
     place: int | None = None
@@ -66,6 +67,8 @@ class Register(Message):
     """Parked processes that are warm."""
     recent: "tuple[FromSlot, ...]" = ()
     """The latest `StepDone` of each rank of `generation`: a coordinator may not have heard them."""
+    views: Views | None = None
+    """The latest that this agent was told."""
 
 
 class Heartbeat(Message):
@@ -210,10 +213,12 @@ class Refuse(Message):
 
 
 FromAgent: TypeAlias = Annotated[
-    Register | Heartbeat | Exited | Stopped | Leaving | FromSlot, Field(discriminator="kind")
+    Register | Heartbeat | Exited | Stopped | Leaving | FromSlot | FromServer | ServerEnded,
+    Field(discriminator="kind"),
 ]
 ToAgent: TypeAlias = Annotated[
-    Welcome | Begin | End | Drain | Conclude | Refuse, Field(discriminator="kind")
+    Welcome | Begin | End | Drain | Conclude | Refuse | Views | Leases,
+    Field(discriminator="kind"),
 ]
 
 FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent)

@@ -34,6 +34,11 @@ class Generation(Message):
         """The ordering of generations."""
         return (self.incarnation, self.counter)
 
+    @property
+    def order(self) -> int:
+        """The same ordering as one number."""
+        return self.incarnation << 32 | self.counter
+
     def __str__(self) -> str:
         return f"{self.incarnation}.{self.counter}"
 

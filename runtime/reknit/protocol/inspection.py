@@ -32,6 +32,8 @@ class Inspection(Message):
 
     parameters: tuple[ParameterInfo, ...]
     buffers: tuple[ParameterInfo, ...] = ()
+    tables: tuple[str, ...] = ()
+    """Embeddings whose gradients are sparse."""
     optimizer: str
     """Qualified name of the class."""
     optimizer_tensors: int = 0

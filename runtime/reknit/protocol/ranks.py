@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from reknit.protocol.base import Endpoint, Generation, Message
 from reknit.protocol.outcome import ErrorReport
+from reknit.protocol.servers import Leases, Serving, Views
 
 MEMORY: Final = "memory"
 """The source of a state that surviving ranks held."""
@@ -214,7 +215,9 @@ class Failed(Message):
     error: ErrorReport
 
 
-ToRank: TypeAlias = Annotated[Assign | Abort | Leave | Release, Field(discriminator="kind")]
+ToRank: TypeAlias = Annotated[
+    Assign | Abort | Leave | Release | Views | Leases, Field(discriminator="kind")
+]
 FromRank: TypeAlias = Annotated[
     Parked
     | Left
@@ -227,7 +230,8 @@ FromRank: TypeAlias = Annotated[
     | CopyDiffered
     | Resumed
     | Finished
-    | Failed,
+    | Failed
+    | Serving,
     Field(discriminator="kind"),
 ]
 

@@ -6,12 +6,16 @@ from typing import Final
 from pydantic import Field
 
 from reknit.layout import Degrees, PipelineSchedule, Precision, Sharding
+from reknit.parameter_server.formats import Compression as PushCompression
+from reknit.parameter_server.table import Consistency, Mode
 from reknit.protocol.base import Json, Message
 
 ENV_JOB: Final = "REKNIT_JOB"
 """JSON of `JobSettings`."""
 ENV_TOKEN: Final = "REKNIT_TOKEN"  # noqa: S105 - the name of a variable, no secret
 """The job's secret token; agents send it as a bearer token."""
+ENV_SERVER_TOKEN: Final = "REKNIT_SERVER_TOKEN"  # noqa: S105 - the name of a variable, no secret
+"""What workers and parameter servers show to each other; made from the token, not the reverse."""
 ENV_INCARNATION: Final = "REKNIT_INCARNATION"
 """The coordinator's incarnation."""
 ENV_COORDINATOR: Final = "REKNIT_COORDINATOR"
@@ -22,7 +26,7 @@ ENV_POD_NAME: Final = "REKNIT_POD_NAME"
 ENV_POD_IP: Final = "REKNIT_POD_IP"
 ENV_NODE_NAME: Final = "REKNIT_NODE_NAME"
 ENV_ROLE: Final = "REKNIT_ROLE"
-"""worker, spare or coordinator."""
+"""worker, spare, server or coordinator."""
 ENV_REPLICA: Final = "REKNIT_REPLICA"
 """Index of the pod within its role; a replacement keeps it."""
 ENV_TERMINATION_LOG: Final = "REKNIT_TERMINATION_LOG"
@@ -93,6 +97,18 @@ class PipelineSettings(Message):
     cut: tuple[str, ...] = ()
     """Names of the layers at which the second stage and the following ones begin; empty: cut so
     that parameters are spread evenly."""
+
+
+class ServerSettings(Message):
+    """How parameters are kept by servers."""
+
+    num_servers: int
+    """As many as there are ranges."""
+    copies: int = 2
+    """Of each range: 1 or 2."""
+    mode: Mode = Mode(Consistency.SYNCHRONOUS)
+    compression: PushCompression = PushCompression.NONE
+    """Of gradients on their way."""
 
 
 class RecoverySettings(Message):
@@ -186,6 +202,8 @@ class JobSettings(Message):
     recovery: RecoverySettings = RecoverySettings()
     numbers: NumberSettings = NumberSettings()
     checkpoint: CheckpointSettings | None = None
+    servers: ServerSettings | None = None
+    """None: the ranks hold the parameters themselves."""
     max_process_failures: int = 10
     """In-place recoveries without a committed step in between before the job is given up."""
 

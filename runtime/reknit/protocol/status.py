@@ -75,6 +75,18 @@ class CheckpointStatus(Message):
     or a checkpoint is durable."""
 
 
+class RangeStatus(Message):
+    """A range of parameters that servers keep."""
+
+    number: int
+    primary: str
+    """The server that answers for it."""
+    backup: str | None = None
+    protected: bool = False
+    """The backup could take its place at once."""
+    version: int = 0
+
+
 class CoordinatorStatus(Message):
     """`GET /status`, bearer token required."""
 
@@ -95,6 +107,10 @@ class CoordinatorStatus(Message):
     """Pods that stand in the way of a smaller world, as processes may still run there unheard; the
     operator confirms those that exist no more."""
     ranks: tuple[RankStatus, ...] = ()
+    ranges: tuple[RangeStatus, ...] = ()
+    """Empty without parameter servers, and before they are there."""
+    servers: tuple[str, ...] = ()
+    """Pods of the parameter servers that this coordinator counts on."""
     progress: Progress = Progress()
     recovery: RecoveryStatus = RecoveryStatus()
     checkpoint: CheckpointStatus = CheckpointStatus()
@@ -126,7 +142,8 @@ class EventRecord(Message):
     reason: str
     """CamelCase: GenerationBegun, RankExited, Hung, ConnectionLost, RecoveryFinished, Checkpointed,
     CheckpointFailed, Evaluated, Resumed, Straggler, StragglerGone, WrongNumbers, AgentLost,
-    AgentJoined, SparePromoted, CopyDiffered, Draining, Concluded."""
+    AgentJoined, SparePromoted, ServersReady, ServerChanged, RangeLost, RangesProtected,
+    CopyDiffered, Draining, Concluded."""
     message: str
     generation: Generation | None = None
     rank: int | None = None

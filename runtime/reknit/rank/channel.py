@@ -15,6 +15,7 @@ from typing import Final
 
 from reknit.protocol.base import Generation
 from reknit.protocol.ranks import TO_RANK, Abort, Assign, Beat, FromRank, Leave, Phase, StepDone
+from reknit.protocol.servers import Leases, Views
 
 _CLOSE: Final = None
 _CHUNK: Final = 1 << 16
@@ -47,6 +48,8 @@ class Channel:
         self._aborted: Generation | None = None
         self._reached = 0
         self._regrouping = False
+        self._views: Views | None = None
+        self._hear_views: Callable[[Views | Leases], None] = lambda _: None
         self._leaving = self._released = self._ended = False
         self._threads = [
             threading.Thread(target=self._read, name="reknit-channel-reader", daemon=True),
@@ -89,6 +92,16 @@ class Channel:
         """Declares how far the rank has come within the step."""
         self._reached = place
 
+    def follow(self, hear: Callable[[Views | Leases], None]) -> None:
+        """From now on `hear` is called with the latest views, and with all that come later.
+
+        By the reading thread, or here; of several calls of this the last one counts.
+        """
+        with self._changed:
+            self._hear_views = hear
+            if self._views is not None:
+                hear(self._views)
+
     def take_place(self) -> tuple[Assign, socket.socket | None] | None:
         """Waits for a place; None when the rank is to leave, is released, or the line is closed.
 
@@ -123,6 +136,11 @@ class Channel:
     def released(self) -> bool:
         """Whether the agent has released the rank."""
         return self._released
+
+    def wait_for_end(self) -> None:
+        """Waits until the process is released, or the line closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._released or self._ended)
 
     def close(self, timeout: timedelta = timedelta(seconds=5)) -> None:
         """Sends what has been told, then closes the line."""
@@ -173,6 +191,10 @@ class Channel:
                         self._regrouping = True
                     case Leave():
                         self._leaving = True
+                    case Views() | Leases():
+                        if isinstance(message, Views):
+                            self._views = message
+                        self._hear_views(message)
                     case _:
                         self._released = True
                 self._changed.notify_all()

@@ -1,5 +1,6 @@
 """The life of a rank process: calls the user's function, generation after generation."""
 
+import os
 import socket
 from datetime import timedelta
 
@@ -8,7 +9,7 @@ from reknit.errors import RewoundError, StoppedError
 from reknit.protocol.base import Generation
 from reknit.protocol.outcome import AGENT_EXIT_CODES
 from reknit.protocol.ranks import Failed, Finished, Left, Phase
-from reknit.protocol.settings import JobSettings
+from reknit.protocol.settings import ENV_ROLE, JobSettings
 from reknit.rank.channel import Channel
 from reknit.rank.failure import report
 from reknit.trainer.job import RankJob
@@ -18,7 +19,7 @@ _NOWHERE = Generation(incarnation=0, counter=0)
 
 
 def run(settings: JobSettings, channel: socket.socket) -> int:
-    """Runs one rank of the job; returns the process's exit status.
+    """Runs one rank of the job, or a parameter server; returns the process's exit status.
 
     0: finished or left, and released. 1: an exception of the user's code, or the agent is gone;
     2: a wrong configuration.
@@ -27,6 +28,10 @@ def run(settings: JobSettings, channel: socket.socket) -> int:
         settings: the job, which must have a function.
         channel: the line to the agent, which gives this process its place.
     """
+    if os.environ.get(ENV_ROLE) == "server":
+        from reknit.trainer.serving import serve
+
+        return serve(settings, channel)
     life = _Life(settings, channel)
     try:
         finished = life.work()

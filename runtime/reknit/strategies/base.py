@@ -73,6 +73,8 @@ class Strategy(ABC):
     """Whether it clips gradients by itself, before they are reduced."""
     updated: Callable[[], None] = staticmethod(lambda: None)
     """Called when the local part of an update is done, and the weights are to be gathered."""
+    knows_norm = True
+    """Whether `gradient_norm` is a share of the norm of the whole gradient."""
 
     @abstractmethod
     def compute(
@@ -111,6 +113,14 @@ class Strategy(ABC):
         loss scale; a rank whose share another one counts returns 0.
         """
 
+    def prepare(self, loss: float) -> None:
+        """Brings the update where it can be completed whichever rank dies; before the gate.
+
+        Args:
+            loss: this rank's part of that of the step.
+        """
+        del loss
+
     @abstractmethod
     def apply(self, factor: float) -> None:
         """Multiplies the gradient by `factor` and updates the parameters with it."""
@@ -134,6 +144,25 @@ class Strategy(ABC):
     @abstractmethod
     def describe(self) -> LocalState:
         """This rank's share of parameters, buffers and optimizer state, as live views."""
+
+    def describe_durable(self) -> LocalState:
+        """The share of a checkpoint that this rank writes: it may be held elsewhere."""
+        return self.describe()
+
+    def begin(self, version: int, source: str | None) -> None:
+        """Training begins with `version`, installed from a checkpoint or as it was built.
+
+        All ranks together; for those who keep state elsewhere.
+
+        Args:
+            version: steps committed.
+            source: the name of the checkpoint; None without one.
+        """
+        del version, source
+
+    def lost(self) -> str | None:
+        """The first thing of the version that this rank holds which is kept elsewhere, and gone."""
+        return None
 
     @abstractmethod
     def install(self, source: StateSource) -> None:

@@ -1,9 +1,12 @@
 """From the manifest to a strategy."""
 
+from collections.abc import Callable
+
 from reknit.comm.group import RankGroup
 from reknit.layout import BatchPlan, Sharding
 from reknit.protocol.settings import CommunicationSettings, JobSettings
 from reknit.strategies.base import Built, Recipe, Strategy
+from reknit.trainer.link import Link
 
 
 def make_strategy(
@@ -14,6 +17,8 @@ def make_strategy(
     *,
     built: Built | None = None,
     installs: bool = False,
+    link: Link | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Strategy:
     """Builds the model and optimizer the way `settings` say, on all ranks together.
 
@@ -24,10 +29,27 @@ def make_strategy(
         plan: how a global batch is divided.
         built: model and optimizer that were built already.
         installs: a state is installed at once, so that what the weights are now does not matter.
+        link: the line to the agent, which says who the parameter servers are.
+        check: raises when the generation has ended.
 
     Raises:
         ConfigurationError: the strategy cannot train this model with this optimizer.
     """
+    if settings.servers is not None:
+        from reknit.strategies.served import Served
+
+        assert link is not None, "without a line nobody says where the servers are"
+        return Served(
+            recipe,
+            group,
+            settings.servers,
+            link=link,
+            check=check,
+            seed=settings.seed,
+            precision=settings.precision,
+            built=built,
+            installs=installs,
+        )
     if group.mesh.num_tensor > 1:
         from reknit.strategies.tensor_parallel import TensorParallel
 

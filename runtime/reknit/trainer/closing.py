@@ -76,7 +76,7 @@ def _write_last(training: Training, cycle: CheckpointCycle) -> str | None:
     training.moments.enter(Moment.CHECKPOINT, training.version)
     cycle.flush()
     if cycle.durable_version != training.version:
-        cycle.begin(training.version, training.stepper.describe(training.state))
+        cycle.begin(training.version, training.stepper.describe(training.state, durable=True))
         cycle.flush()
     reason = tell_checkpoints(training)
     return None if cycle.durable_version == training.version else reason or "unknown reason"

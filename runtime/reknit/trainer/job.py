@@ -249,11 +249,12 @@ class RankJob(Job):
         (result, stopwatch), engine.last = engine.last, None
         if cycle is not None and cycle.wants_to_begin():
             with stopwatch.phase("checkpoint"):
-                cycle.begin(training.version, training.stepper.describe(training.state))
+                state = training.stepper.describe(training.state, durable=True)
+                cycle.begin(training.version, state)
         if training.hashes.wanted and training.version == training.journal.position:
             training.hashes.record(
                 training.version,
-                training.stepper.describe({}),
+                training.stepper.describe({}, durable=True),
                 rank=training.group.rank,
                 generation=training.group.generation,
             )

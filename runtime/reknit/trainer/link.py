@@ -1,10 +1,12 @@
 """What training code may say to the agent, and hear from it."""
 
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from reknit.protocol.base import Generation
 from reknit.protocol.ranks import Assign, FromRank, Phase
+from reknit.protocol.servers import Leases, Views
 
 
 class Link(Protocol):
@@ -39,6 +41,10 @@ class Link(Protocol):
 
     def reach(self, place: int) -> None:
         """Declares how far the rank has come within the step, for its heartbeats."""
+        ...
+
+    def follow(self, hear: Callable[[Views | Leases], None]) -> None:
+        """From now on `hear` is called with the latest views, and with all that come later."""
         ...
 
     def take_place(self) -> tuple[Assign, socket.socket | None] | None:

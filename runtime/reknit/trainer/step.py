@@ -38,7 +38,7 @@ class StepResult:
     loss: float
     """Not a number where it was wrong and the update was left out."""
     grad_norm: float
-    """Before clipping; infinite in a step that was left out."""
+    """Before clipping; infinite in a step that was left out, not a number if nobody knows it."""
     learning_rate: float
     """Of the update that was applied or left out."""
     loss_scale: float | None
@@ -162,6 +162,7 @@ class Stepper:
             self.protection.begin()
             norm = float(self.strategy.gradient_norm())
             self._moments.enter(Moment.PREPARE, self.version)
+            self.strategy.prepare(loss)
             self.protection.prepare()
             attempt.prepared = True
             self._moments.enter(Moment.GATE, self.version)
@@ -262,7 +263,7 @@ class Stepper:
         self.attempt = None
         result = StepResult(
             loss=votes.loss,
-            grad_norm=norm,
+            grad_norm=norm if self.strategy.knows_norm else math.nan,
             learning_rate=learning_rate,
             loss_scale=None if self._scale is None else scale,
             skipped=not applied,
@@ -276,9 +277,14 @@ class Stepper:
         found = persistent_buffers(self.strategy.model) if self._has_buffers else {}
         return {name: buffer.detach().clone() for name, buffer in found.items()}
 
-    def describe(self, job_state: dict[str, Json]) -> LocalState:
-        """This rank's share of the present version, with everything that is no tensor."""
-        state = self.strategy.describe()
+    def describe(self, job_state: dict[str, Json], *, durable: bool = False) -> LocalState:
+        """This rank's share of the present version, with everything that is no tensor.
+
+        Args:
+            job_state: the user's own.
+            durable: the share of a checkpoint that it writes, which it may have to ask for.
+        """
+        state = self.strategy.describe_durable() if durable else self.strategy.describe()
         state.scalars |= {
             "version": self.version,
             "updates": self._num_updates,

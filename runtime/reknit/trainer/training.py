@@ -184,6 +184,8 @@ class Training:
                 with open_checkpoint(info) as opened:
                     self.state = stepper.install(opened)
                 source, durable = str(info.path), info.version
+        name = None if durable is None else Path(source).name
+        stepper.strategy.begin(stepper.version, name)
         stepper.protection = self._protection(stepper.strategy)
         self.stepper = stepper
         self.journal = Journal(first=stepper.version, states={stepper.version: dict(self.state)})
@@ -240,7 +242,7 @@ class Training:
         group, stepper = self.group, self.stepper
         first = next(rank for rank, standing in enumerate(told) if standing.version is not None)
         collection = self._collect(held, None if in_place else strategy, first)
-        lacking = collection.lacking()
+        lacking = collection.lacking() or self._lost_elsewhere()
         if lacking is not None:
             strategy.close()
             self._forget(f"nobody holds {lacking}")
@@ -270,6 +272,13 @@ class Training:
             elapsed=max(s.elapsed for s in told),
         )
         return True
+
+    def _lost_elsewhere(self) -> str | None:
+        """What of the version was kept by servers and is gone, as any rank has found."""
+        if self.settings.servers is None:
+            return None
+        found = None if self.stepper is None else self.stepper.strategy.lost()
+        return next((text for text in self.group.gather_texts(found or "") if text), None)
 
     def _held(self, stepper: Stepper) -> dict[str, LocalState]:
         return {OWN: stepper.describe({})} | stepper.protection.held()
@@ -302,7 +311,14 @@ class Training:
             previous.close()
             built = previous.parts()
         return make_strategy(
-            self.recipe, self.settings, self.group, self.plan, built=built, installs=installs
+            self.recipe,
+            self.settings,
+            self.group,
+            self.plan,
+            built=built,
+            installs=installs,
+            link=self.link,
+            check=self.session.check,
         )
 
     def _new_stepper(self, strategy: Strategy) -> Stepper:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.optim.lr_scheduler import StepLR
 
 import reknit
 from reknit.data import Arrays
@@ -23,6 +24,9 @@ class Config:
     num_samples: int = 96
     width: int = 8
     evaluate: bool = False
+    clip: float | None = 1.0
+    halve: bool = False
+    """Whether the learning rate is halved every five steps."""
     fail_rank: int | None = None
     """The rank that raises; -1: every rank."""
     fail_step: int = 3
@@ -95,7 +99,8 @@ def train(job: reknit.Job, config: Config) -> None:
         model=lambda: network(config.width),
         optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2),
         loss=squared_error,
-        clip_grad_norm=1.0,
+        clip_grad_norm=config.clip,
+        schedule=(lambda optimizer: StepLR(optimizer, 5, 0.5)) if config.halve else None,
     )
     data = dataset(config)
     for batch in job.batches(data, steps=config.steps, epochs=config.epochs):

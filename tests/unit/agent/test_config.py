@@ -50,7 +50,7 @@ def test_addresses_of_version_6(address: str) -> None:
         ({"REKNIT_COORDINATOR": ":1"}, "REKNIT_COORDINATOR must be host:port, not ':1'"),
         ({"REKNIT_COORDINATOR": "h:x"}, "REKNIT_COORDINATOR needs a whole number, not 'x'"),
         ({"REKNIT_REPLICA": "-1"}, "REKNIT_REPLICA needs a whole number, not '-1'"),
-        ({"REKNIT_ROLE": "king"}, "an agent's REKNIT_ROLE is worker or spare, not king"),
+        ({"REKNIT_ROLE": "king"}, "an agent's REKNIT_ROLE is worker, spare or server, not king"),
         ({"REKNIT_JOB": '{"name": 1}'}, "REKNIT_JOB cannot be read: Input should be a valid"),
         ({"REKNIT_JOB": "{"}, "REKNIT_JOB cannot be read: Invalid JSON"),
     ],

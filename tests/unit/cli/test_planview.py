@@ -9,7 +9,7 @@ from rich.console import Console
 
 from reknit.layout import Degrees, Sharding
 from reknit.protocol.inspection import Inspection, StageInfo
-from reknit.protocol.settings import BatchSettings, JobSettings
+from reknit.protocol.settings import BatchSettings, JobSettings, ServerSettings
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.cli.manifests import local_settings
 from reknit_operator.cli.planview import MAX_SEATS, seat_rows, show_plan
@@ -152,3 +152,15 @@ def test_a_large_world_shows_its_ends() -> None:
     assert rows[-1][0] == "999"
     assert set(rows[MAX_SEATS - 4]) == {"..."}
     assert len(seat_rows(list(seats("small", 8, Degrees(data=MAX_SEATS))))) == MAX_SEATS
+
+
+def test_a_plan_with_parameter_servers_shows_what_each_of_them_holds(
+    settings: JobSettings, inspection: Inspection
+) -> None:
+    servers = ServerSettings(num_servers=2)
+    plan = make_plan(settings.model_copy(update={"servers": servers}), inspection)
+    text = shown(plan)
+    assert "Memory per parameter server" in text
+    assert f"{settings.name}-server-1  1                 0" in text
+    assert "Servers that may be lost at once: any server." in text
+    assert "sharding" not in text

@@ -15,7 +15,12 @@ from reknit.errors import ConfigurationError
 from reknit.inspection.job import Inspected, InspectionJob
 from reknit.layout import Degrees, Precision, Sharding
 from reknit.protocol.inspection import Inspection
-from reknit.protocol.settings import BatchSettings, JobSettings, PipelineSettings
+from reknit.protocol.settings import (
+    BatchSettings,
+    JobSettings,
+    PipelineSettings,
+    ServerSettings,
+)
 
 WIDTH = 16
 
@@ -402,3 +407,37 @@ def test_a_model_that_counts_on_whole_activations_is_refused() -> None:
 def test_a_plan_that_does_not_fit_the_model_is_refused(degree: int, plan: Any, sentence: str):
     with pytest.raises(ConfigurationError, match=sentence):
         engine(cut_job(degree), model=Halves, tensor_plan=plan)
+
+
+def served() -> InspectionJob:
+    batch = BatchSettings(global_batch=8, micro=4)
+    servers = ServerSettings(num_servers=2)
+    return InspectionJob(JobSettings(name="job", batch=batch, servers=servers), batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"clip_grad_norm": 1.0}, "the norm of the whole gradient is known nowhere"),
+        ({"optimizer": torch.optim.Adafactor}, "works element by element, which Adafactor does"),
+    ],
+)
+def test_what_parameter_servers_cannot_do_is_refused(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        engine(served(), **changes)
+
+
+def test_a_function_for_parameter_servers_has_no_rank_before_its_engine() -> None:
+    job = served()
+    with pytest.raises(ConfigurationError, match="servers, which have no rank"):
+        _ = job.rank
+    engine(job)
+    assert job.rank == 0
+
+
+def test_sparse_embeddings_are_tables() -> None:
+    job = served()
+    engine(job, model=lambda: nn.Sequential(nn.Embedding(8, WIDTH, sparse=True), network()))
+    assert inspect(job).tables == ("0.weight",)

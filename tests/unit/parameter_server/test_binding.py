@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reknit.parameter_server.binding import Binding, specs_of
-from reknit.parameter_server.compression import Compression
+from reknit.parameter_server.formats import Compression
 from reknit.parameter_server.rows import combine, overlay
 from reknit.parameter_server.tensors import DENSE, RangeTensors
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reknit.parameter_server.compression import Compression, compress
+from reknit.parameter_server.compression import compress
+from reknit.parameter_server.formats import Compression
 from reknit.parameter_server.frames import BadMessageError, Parcel, decode, encode
 from reknit.parameter_server.messages import (
     Acknowledged,
