@@ -141,7 +141,7 @@ def _bud(name: str, file: Path, folder: Path, *options: str) -> None:
 
 
 def _buildah(*arguments: str) -> str:
-    store = ["--storage-driver", "vfs", "--root", str(CACHE / "storage")]
+    store = ["--root", str(CACHE / "storage")]
     command = ["buildah", *store, "--runroot", str(CACHE / "running"), *arguments]
     # Its words are of interest when it fails, and then stand before the error.
     done = subprocess.run(

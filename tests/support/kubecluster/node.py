@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -26,6 +26,9 @@ from kubecluster.layout import (
 )
 from kubecluster.network import add_address
 from kubecluster.waiting import until
+
+_SHARES: Final = {"cpu.shares": "4096", "cpu.weight": "400"}
+"""As a whole a new group gets the processor time of one process, and a node runs several."""
 
 
 class Node:
@@ -83,8 +86,11 @@ class Node:
         self._start_kubelet()
 
     def load(self, archive: Path) -> None:
-        """Makes the image in an archive known here."""
-        self._ctr("images", "import", str(archive))
+        """Makes the image in an archive known here, unless that has been done."""
+        done = self._folder / f"{archive.name}.loaded"
+        if not done.exists():
+            self._ctr("images", "import", str(archive))
+            done.touch()
 
     def lose(self) -> None:
         """The node dies with all that runs on it, and says nothing to anybody."""
@@ -222,6 +228,9 @@ class Node:
                 # In the first version a new group has no processors until it is told.
                 if (folder / name).exists() and not (CGROUPS / "cgroup.controllers").exists():
                     (folder / name).write_text((folder.parent / name).read_text())
+            for name, value in _SHARES.items():
+                if (folder / name).exists():
+                    (folder / name).write_text(value)
 
     def _remove_cgroups(self) -> None:
         for folder in self._cgroup_folders():
