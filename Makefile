@@ -71,10 +71,10 @@ test-apiserver: $(STAMP) ## Run operator and chart against a real API server (bu
 	@$(ENV) $(BIN)/pytest tests/apiserver
 
 e2e: $(STAMP) ## Run Reknit in a real cluster: KUBECONFIG's, else one of processes here (as root)
-	@$(ENV) $(BIN)/pytest tests/e2e -rP
+	@$(ENV) $(BIN)/pytest tests/e2e -rP --timeout 900
 
 e2e-kind: $(STAMP) ## The same in a cluster in Docker (needs kind, helm, kubectl)
-	@E2E_CLUSTER=kind $(ENV) $(BIN)/pytest tests/e2e -rP
+	@E2E_CLUSTER=kind $(ENV) $(BIN)/pytest tests/e2e -rP --timeout 900
 
 cluster-up: $(STAMP) ## Start a cluster of two nodes as plain processes (as root; builds it first: minutes)
 	@PYTHONPATH=tests/support $(BIN)/python -m kubecluster up

@@ -16,7 +16,7 @@ from stepmarks import Mark, parse, seconds_until_next_step, weights_by_step
 KILL: Final = "import os, sys, time; print(time.time()); os.kill(int(sys.argv[1]), 9)"
 ASK: Final = (
     "import os, urllib.request as r;"
-    "to = r.Request('http://127.0.0.1:7070/status');"
+    "to = r.Request('http://' + os.environ['REKNIT_POD_IP'] + ':7070/status');"
     "to.add_header('Authorization', 'Bearer ' + os.environ['REKNIT_TOKEN']);"
     "print(r.urlopen(to).read().decode())"
 )
@@ -114,15 +114,15 @@ class ClusterJob:
 
     # waiting for it
 
-    def until_running(self, seconds: float = 180) -> None:
+    def until_running(self, seconds: float = 300) -> None:
         """Waits until it trains."""
         self._until(lambda: self.holds("Running"), seconds)
 
-    def until_step(self, step: int, seconds: float = 120) -> None:
+    def until_step(self, step: int, seconds: float = 300) -> None:
         """Waits until a rank has completed this step."""
         self._until(lambda: any(mark.step >= step for mark in self.marks()), seconds)
 
-    def until_spare_is_warm(self, seconds: float = 120) -> None:
+    def until_spare_is_warm(self, seconds: float = 300) -> None:
         """Waits until a spare could take a place at once."""
         self._until(lambda: self.coordinator_status()["num_spares"] > 0, seconds)
 
@@ -137,7 +137,7 @@ class ClusterJob:
 
         self._until(fits, seconds)
 
-    def until_finished(self, seconds: float = 240) -> str:
+    def until_finished(self, seconds: float = 300) -> str:
         """Waits for the end; which condition holds then."""
         self._until(lambda: self.holds("Succeeded") or self.holds("Failed"), seconds)
         return "Succeeded" if self.holds("Succeeded") else "Failed"

@@ -26,7 +26,6 @@ from installation import USER, install  # noqa: E402
 from kubeapi import Api  # noqa: E402
 from operatorprocess import OperatorProcess  # noqa: E402
 
-MANY_PODS = 10_000
 SETTLE_SECONDS = 40
 """Longer than the period in which the operator writes figures that always move."""
 console = Console(width=100)
@@ -85,7 +84,7 @@ async def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, object
             await by_job(admin, "warm-up", 50)
             result: dict[str, object] = {"bench": "operator", "pods": arguments.pods}
             result |= await compare(admin, operator, arguments.pods, arguments.pairs)
-            await crowd(admin, arguments.pods, MANY_PODS // arguments.pods - arguments.pairs)
+            await crowd(admin, arguments.pods, arguments.crowd // arguments.pods - arguments.pairs)
             await asyncio.sleep(SETTLE_SECONDS)
             before, cpu = await writes(admin), cpu_seconds(operator.pid)
             await asyncio.sleep(arguments.idle_seconds)
@@ -93,7 +92,8 @@ async def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, object
             result["idle_writes"] = await writes(admin) - before
             busy = (cpu_seconds(operator.pid) - cpu) / arguments.idle_seconds
             result["idle_cpu_share"] = round(busy, 4)
-            result["rss_mib_10k_pods"] = round(resident_mib(operator.pid))
+            name = f"rss_mib_{arguments.crowd // 1000}k_pods"
+            result[name] = round(resident_mib(operator.pid))
         finally:
             await operator.end()
             await admin.close()
@@ -105,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pods", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--crowd", type=int, default=10_000, help="pods of all jobs at the end")
     parser.add_argument("--idle-seconds", type=int, default=180)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
