@@ -50,8 +50,16 @@ def seconds_until_next_step(marks: Iterable[Mark], fault: float, num_ranks: int)
 
 
 def weights_by_step(marks: Iterable[Mark]) -> dict[int, set[str]]:
-    """All hashes that ranks have told of each step: one each, unless something is wrong."""
+    """All hashes that ranks have told of each step: one each, unless something is wrong.
+
+    A rank that joins later runs through steps whose results it was told of, and holds the weights
+    of a later one then; so a mark does not count if the rank's next one has the same weights.
+    """
     found: dict[int, set[str]] = {}
-    for mark in marks:
-        found.setdefault(mark.step, set()).add(mark.weights)
+    latest: dict[int, Mark] = {}
+    for mark in sorted(marks, key=lambda mark: mark.time, reverse=True):
+        later = latest.get(mark.rank)
+        if later is None or later.weights != mark.weights:
+            found.setdefault(mark.step, set()).add(mark.weights)
+        latest[mark.rank] = mark
     return found

@@ -34,6 +34,11 @@ def test_it_is_not_over_while_a_rank_is_missing():
     assert seconds_until_next_step([mark(0, 1, 3.0)], 2.0, 2) is None
 
 
+def test_steps_that_a_newcomer_was_told_of_do_not_count():
+    marks = [mark(0, 1, 1.0, "a"), mark(0, 2, 2.0, "b"), mark(1, 1, 3.0, "b"), mark(1, 2, 3.1, "b")]
+    assert weights_by_step(marks) == {1: {"a"}, 2: {"b"}}
+
+
 def test_weights_that_differ_are_seen():
     marks = [mark(0, 1, 1.0, "a"), mark(1, 1, 1.0, "b"), mark(0, 2, 2.0, "c")]
     assert weights_by_step(marks) == {1: {"a", "b"}, 2: {"c"}}
