@@ -24,7 +24,7 @@ def lose(cluster):
         cluster.until_ready()
 
 
-def test_a_node_is_lost(tracked, undisturbed, operator, lose, spread):
+def test_a_node_is_lost(tracked, overcome, operator, lose, spread):
     with tracked(workers=spread).running() as job:
         job.until_step(20)
         # The operator's own loss is another matter: its Deployment waits for minutes.
@@ -32,49 +32,42 @@ def test_a_node_is_lost(tracked, undisturbed, operator, lose, spread):
         nodes = [job.node_of("worker", replica) for replica in (0, 1)]
         node = next(node for node in nodes if node != pod["spec"]["nodeName"])
         has_coordinator = job.node_of("coordinator") == node
+        job.release()
         seconds = job.held_up(lose(node))
-        print(f"node lost, coordinator too: {has_coordinator}: {seconds:.2f} s until the next step")
-        assert job.until_finished() == "Succeeded"
-        found = job.weights()
-    assert all(hashes == undisturbed[step] for step, hashes in found.items())
-    assert seconds < 60
+        what = "node lost, and the coordinator with it" if has_coordinator else "node lost"
+        overcome(job, what, seconds, target=45)
 
 
-def test_a_node_is_drained(tracked, undisturbed, admin, spread):
+def test_a_node_is_drained(tracked, overcome, admin, spread):
     with tracked(workers=spread, spares={"replicas": 1}).running() as job:
         job.until_step(20)
         job.until_spare_is_warm()
         nodes = [job.node_of("worker", replica) for replica in (0, 1)]
         node = next(node for node in nodes if node != job.node_of("spare"))
+        job.release()
         moment = time.time()
         options = ["--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"]
         try:
             # The jobs alone: the operator is another test's matter.
             admin("drain", node, *options, f"--pod-selector={job.selector}")
             seconds = job.held_up(moment)
-            print(f"node drained: {seconds:.2f} s until the next step")
-            assert job.until_finished() == "Succeeded"
+            overcome(job, "node drained, with a spare", seconds, target=3)
         finally:
             admin("uncordon", node)
-        found = job.weights()
         # A planned move is no recovery.
         assert job.status()["recovery"]["count"] == 0
-    assert all(hashes == undisturbed[step] for step, hashes in found.items())
 
 
-def test_the_api_server_is_restarted(tracked, undisturbed, cluster):
+def test_the_api_server_is_restarted(tracked, overcome, cluster):
     with tracked().running() as job:
         job.until_step(20)
+        job.release()
         moment = time.time()
         cluster.control_plane.stop_server()
         cluster.control_plane.start_server()
         down = time.time() - moment
         seconds = job.held_up(moment)
-        print(f"API server down for {down:.1f} s: {seconds:.2f} s until the next step")
         # What happens from now on is dealt with as before.
         again = job.held_up(job.delete_pod(job.pod_of("worker", 1)))
-        print(f"worker deleted afterwards: {again:.2f} s until the next step")
-        assert job.until_finished() == "Succeeded"
-        found = job.weights()
-    assert seconds < 1
-    assert all(hashes == undisturbed[step] for step, hashes in found.items())
+        print(f"after the API server had been down for {down:.1f} s, a deletion cost {again:.2f} s")
+        overcome(job, "API server restarted", seconds, target=1)

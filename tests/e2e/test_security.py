@@ -18,7 +18,7 @@ KNOCK = (
 
 def test_agents_reach_their_own_coordinator_alone_and_no_api_server(tracked):
     with tracked("first").running() as first, tracked("second").running() as second:
-        first.until_running()
+        first.until_step(1)
         second.until_running()
         agent = first.pod_of("worker")
         python = ["python", "-c"]

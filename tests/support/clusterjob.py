@@ -13,6 +13,8 @@ from kubecluster.waiting import until
 from kubectl import Kubectl, KubectlError, Object
 from stepmarks import Mark, parse, seconds_until_next_step, weights_by_step
 
+GO: Final = "/dev/shm/go"
+"""As in `tests/e2e/job/tracked.py`."""
 KILL: Final = "import os, sys, time; print(time.time()); os.kill(int(sys.argv[1]), 9)"
 ASK: Final = (
     "import os, urllib.request as r;"
@@ -180,6 +182,11 @@ class ClusterJob:
         return self.kubectl("get", "pods", "--output=wide") + "\n".join(tails)
 
     # what is done to it
+
+    def release(self) -> None:
+        """Lets it train on after the step at which it waits for the test."""
+        for pod in self.pods("worker"):
+            self.kubectl.exec(pod["metadata"]["name"], "touch", GO)
 
     def kill_rank(self, rank: int) -> float:
         """Kills a rank's process from within its container; returns when."""

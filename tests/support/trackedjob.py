@@ -8,8 +8,8 @@ from kubectl import Object
 
 ROOT: Final = Path(__file__).parents[2]
 CODE: Final = "tracked-code"
-STEPS: Final = 120
-"""Of `tests/e2e/job/tracked.py`, unless its config says otherwise."""
+HOLD: Final = {"hold_step": 20}
+"""Config of a job that waits there until `ClusterJob.release`."""
 
 
 def code() -> Object:

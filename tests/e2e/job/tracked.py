@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -21,9 +22,14 @@ class Config(gpt_bytes.Config):
     steps: int = 120
     pace: float = 0.05
     """Seconds that a step takes at least, so that faults can be timed on any machine."""
+    hold_step: int | None = None
+    """Before this step all ranks wait until the test has made the file GO in their pods."""
     hoard_rank: int | None = None
     """A rank that takes more memory than its container has."""
     hoard_step: int = 0
+
+
+GO = Path("/dev/shm/go")
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -58,6 +64,8 @@ def train(job: reknit.Job, config: Config) -> None:
     )
     for batch in job.batches(ByteFiles(training, window=config.context + 1), steps=config.steps):
         time.sleep(config.pace)
+        while batch.step == config.hold_step and not GO.exists():
+            time.sleep(0.02)
         if (job.rank, batch.step) == (config.hoard_rank, config.hoard_step):
             hoard()
         loss = engine.train_step(batch)
