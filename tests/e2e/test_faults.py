@@ -9,8 +9,8 @@ def test_a_rank_is_killed(tracked, overcome):
     with tracked().running() as job:
         job.until_step(20)
         job.release()
-        seconds = job.held_up(job.kill_rank(1))
-        overcome(job, "rank killed", seconds, target=1)
+        moment = job.kill_rank(1)
+        overcome(job, "rank killed", moment, target=1)
 
 
 def test_a_worker_is_deleted_and_a_spare_stands_by(tracked, overcome):
@@ -19,16 +19,16 @@ def test_a_worker_is_deleted_and_a_spare_stands_by(tracked, overcome):
         job.until_spare_is_warm()
         name = job.pod_of("worker", 1)
         job.release()
-        seconds = job.held_up(job.delete_pod(name))
-        overcome(job, "worker deleted, with a spare", seconds, target=2)
+        moment = job.delete_pod(name)
+        overcome(job, "worker deleted, with a spare", moment, target=2, planned=True)
 
 
 def test_a_worker_is_deleted_and_none_stands_by(tracked, overcome):
     with tracked().running() as job:
         job.until_step(20)
         job.release()
-        seconds = job.held_up(job.delete_pod(job.pod_of("worker", 1)))
-        overcome(job, "worker deleted, without a spare", seconds, target=8)
+        moment = job.delete_pod(job.pod_of("worker", 1))
+        overcome(job, "worker deleted, without a spare", moment, target=8, planned=True)
         assert job.status()["failures"] == {"Preempted": 1}
 
 
@@ -37,17 +37,17 @@ def test_a_worker_is_lost_without_a_word(tracked, overcome):
         job.until_step(20)
         name = job.pod_of("worker", 1)
         job.release()
-        seconds = job.held_up(job.delete_pod(name, "--grace-period=0", "--force"))
-        overcome(job, "worker deleted by force, without a spare", seconds, target=8)
+        moment = job.delete_pod(name, "--grace-period=0", "--force")
+        overcome(job, "worker deleted by force, without a spare", moment, target=8)
 
 
 def test_the_coordinator_is_deleted(tracked, overcome):
     with tracked().running() as job:
         job.until_step(20)
         job.release()
-        seconds = job.held_up(job.delete_pod(job.pod_of("coordinator")))
+        moment = job.delete_pod(job.pod_of("coordinator"))
         job.until_incarnation(2)
-        overcome(job, "coordinator deleted", seconds, target=1)
+        overcome(job, "coordinator deleted", moment, target=1)
         # It has taken over the generation that it found.
         assert job.status()["recovery"]["count"] == 0
 
@@ -58,9 +58,8 @@ def test_the_operator_is_killed(tracked, operator, overcome):
         job.release()
         moment = time.time()
         operator("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
-        seconds = job.held_up(moment)
         operator("rollout", "status", "deployment/reknit", "--timeout=60s")
-        overcome(job, "operator killed", seconds, target=1)
+        overcome(job, "operator killed", moment, target=1)
         assert job.status()["attempts"] == 1
 
 
@@ -70,12 +69,12 @@ def test_a_worker_is_evicted(tracked, overcome):
         job.until_spare_is_warm()
         name = job.pod_of("worker", 0)
         job.release()
-        seconds = job.held_up(job.evict(name))
-        overcome(job, "worker evicted, with a spare", seconds, target=2)
+        moment = job.evict(name)
+        overcome(job, "worker evicted, with a spare", moment, target=2, planned=True)
         assert job.status()["failures"] == {"Preempted": 1}
 
 
-def test_a_container_without_memory_is_replaced(tracked, undisturbed):
+def test_a_container_without_memory_is_told_from_others(tracked, undisturbed):
     limits = {"limits": {"memory": "2Gi", "cpu": "2"}}
     config = {"hold_step": None, "hoard_rank": 1, "hoard_step": 30}
     rules = [{"onReason": "OutOfMemory", "action": "FailJob"}]

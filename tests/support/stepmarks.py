@@ -49,6 +49,21 @@ def seconds_until_next_step(marks: Iterable[Mark], fault: float, num_ranks: int)
     return max(first.values()) - fault if len(first) == num_ranks else None
 
 
+def longest_pause(marks: Iterable[Mark], start: float) -> float:
+    """The longest time from `start` on in which no step was completed by all ranks: what a planned
+    move costs, which begins only later."""
+    marks = sorted(marks, key=lambda mark: mark.time)
+    reached: dict[int, int] = {mark.rank: 0 for mark in marks}
+    longest, since, completed = 0.0, start, 0
+    for mark in marks:
+        reached[mark.rank] = max(mark.step, reached[mark.rank])
+        if min(reached.values()) > completed:
+            completed = min(reached.values())
+            longest = max(longest, mark.time - since)
+            since = max(mark.time, start)
+    return longest
+
+
 def weights_by_step(marks: Iterable[Mark]) -> dict[int, set[str]]:
     """All hashes that ranks have told of each step: one each, unless something is wrong.
 

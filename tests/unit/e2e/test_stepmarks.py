@@ -2,7 +2,7 @@
 
 import json
 
-from stepmarks import Mark, parse, seconds_until_next_step, weights_by_step
+from stepmarks import Mark, longest_pause, parse, seconds_until_next_step, weights_by_step
 
 
 def mark(rank, step, time, weights="a"):
@@ -37,6 +37,17 @@ def test_it_is_not_over_while_a_rank_is_missing():
 def test_steps_that_a_newcomer_was_told_of_do_not_count():
     marks = [mark(0, 1, 1.0, "a"), mark(0, 2, 2.0, "b"), mark(1, 1, 3.0, "b"), mark(1, 2, 3.1, "b")]
     assert weights_by_step(marks) == {1: {"a"}, 2: {"b"}}
+
+
+def test_the_longest_pause_may_come_later():
+    times = [(1, 1.0), (2, 2.0), (3, 2.1), (4, 5.1), (5, 5.2)]
+    marks = [mark(rank, step, time + rank / 10) for step, time in times for rank in (0, 1)]
+    assert longest_pause(marks, 2.05) == 5.1 + 0.1 - (2.1 + 0.1)
+
+
+def test_a_pause_begins_with_the_fault():
+    marks = [mark(0, 1, 1.0), mark(0, 2, 6.0), mark(0, 3, 6.5)]
+    assert longest_pause(marks, 4.0) == 2.0
 
 
 def test_weights_that_differ_are_seen():
