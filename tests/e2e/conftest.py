@@ -88,10 +88,8 @@ def operator(admin, images_used):
 @pytest.fixture
 def kubectl(admin, operator):
     """kubectl in a namespace that is gone after the test."""
-    name = f"e2e-{next(NUMBERS)}"
-    admin("create", "namespace", name)
-    yield admin.at(name)
-    admin("delete", "namespace", name, "--wait=false")
+    with admin.namespace_of_its_own(f"e2e-{next(NUMBERS)}") as found:
+        yield found
 
 
 @pytest.fixture
@@ -161,14 +159,11 @@ def spread(pod_template):
 @pytest.fixture(scope="session")
 def undisturbed(admin, operator, pod_template, tmp_path_factory):
     """Hashes of the weights after each step of a job that nothing happens to."""
-    admin("create", "namespace", "e2e-undisturbed")
-    kubectl = admin.at("e2e-undisturbed")
-    kubectl("apply", "--filename=-", input=code())
     wanted = manifest("undisturbed", pod_template, {"pace": 0.0})
-    job = ClusterJob(kubectl, wanted, tmp_path_factory.mktemp("logs"))
-    with job.running():
-        assert job.until_finished() == "Succeeded"
-        found = job.weights()
-    admin("delete", "namespace", "e2e-undisturbed", "--wait=false")
+    with admin.namespace_of_its_own("e2e-undisturbed") as kubectl:
+        kubectl("apply", "--filename=-", input=code())
+        with ClusterJob(kubectl, wanted, tmp_path_factory.mktemp("logs")).running() as job:
+            assert job.until_finished() == "Succeeded"
+            found = job.weights()
     assert all(len(hashes) == 1 for hashes in found.values())
     return found

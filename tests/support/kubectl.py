@@ -1,9 +1,10 @@
 """kubectl, as a user would call it."""
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ class Kubectl:
     def at(self, namespace: str) -> "Kubectl":
         """The same user in another namespace."""
         return Kubectl(self.kubeconfig, namespace)
+
+    @contextlib.contextmanager
+    def namespace_of_its_own(self, name: str) -> Iterator["Kubectl"]:
+        """The same user in a new namespace that is gone after the block."""
+        self("create", "namespace", name)
+        try:
+            yield self.at(name)
+        finally:
+            self("delete", "namespace", name, "--wait=false")
 
     @property
     def command(self) -> list[str]:
