@@ -16,7 +16,7 @@ from reknit_operator.kube.resources import RESOURCES, collection_path
 
 CONCURRENCY: Final = MAX_IN_FLIGHT
 """Requests at a time of the plain client: as many as the operator sends."""
-_LIMIT_SECONDS: Final = 300
+_LIMIT_SECONDS: Final = 900
 
 
 @dataclass(frozen=True)
