@@ -12,8 +12,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reknit.protocol.settings import ENV_NURSERY
+
+OWN_NURSERY = {ENV_NURSERY: ""}
+"""For a job that shares no process with others."""
 TASKS = Path(__file__).parents[1] / "runtime" / "job"
 REKNIT = Path(sys.executable).parent / "reknit"
+
+
+def environment() -> dict[str, str]:
+    """Of `reknit run`, with the tests' tasks on the path."""
+    path = os.pathsep.join(filter(None, (str(TASKS), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def spec(sharding: str, **config: Any) -> dict[str, Any]:
+    """Of a job that trains the small task, with this configuration."""
+    return {
+        "entrypoint": {"function": "tasks:train", "config": config},
+        "parallelism": {"sharding": sharding},
+        "checkpoint": {"everySteps": 4},
+    }
+
+
+def two_pods(sharding: str, **config: Any) -> dict[str, Any]:
+    """The same, with its two ranks in a pod each."""
+    return spec(sharding, **config) | {"workers": {"replicas": 2, "processesPerReplica": 1}}
 
 
 @dataclass(frozen=True)
@@ -144,6 +168,10 @@ class Cli:
     """Starts `reknit` commands with the tests' tasks on the path."""
 
     folder: Path
+    manifests: Path
+    """Where manifests go; processes of a nursery can be used by jobs of the same folder alone."""
+    variables: dict[str, str]
+    """Of every job."""
     runs: list[Run] = field(default_factory=list)
 
     def manifest(self, **spec: Any) -> Path:
@@ -159,7 +187,7 @@ class Cli:
                 **spec,
             },
         }
-        file = self.folder / f"job-{len(list(self.folder.glob('job-*')))}.yaml"
+        file = self.manifests / f"job-{len(list(self.manifests.glob('job-*')))}.yaml"
         file.write_text(json.dumps(content))
         return file
 
@@ -168,11 +196,10 @@ class Cli:
     ) -> Run:
         """Starts `reknit run`."""
         run_dir = run_dir or self.folder / f"run-{len(self.runs)}"
-        path = os.pathsep.join(filter(None, (str(TASKS), os.environ.get("PYTHONPATH"))))
         command = [str(REKNIT), "run", str(manifest), "--run-dir", str(run_dir), *arguments]
         process = subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **env},
+            env={**environment(), **self.variables, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

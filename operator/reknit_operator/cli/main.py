@@ -175,13 +175,13 @@ def chaos(
     ] = None,
     actions: Annotated[
         str, typer.Option(metavar="ACTION,...", help="Which deeds; default: all of them.")
-    ] = "kill-rank,stop-rank,slow-rank,kill-pod,kill-coordinator,kill-operator",
+    ] = "kill-rank,stop-rank,slow-rank,kill-pod,cut-off-pod,kill-coordinator,kill-operator",
     seed: Annotated[
         int, typer.Option(help="The same seed makes the same choices at the same pauses.")
     ] = 0,
     resume_after: Annotated[
         str,
-        typer.Option(metavar="TIME", help="stop-rank: the process goes on then, if it exists."),
+        typer.Option(metavar="TIME", help="stop-rank, cut-off-pod: the process then goes on."),
     ] = "5s",
     slow_for: Annotated[
         str, typer.Option(metavar="TIME", help="slow-rank: how long the rank has half its speed.")
@@ -190,10 +190,11 @@ def chaos(
     """Disturbs a job that runs on this machine, at random, and tells how it comes over that.
 
     kill-rank ends the process of a rank. stop-rank has it stand still, and slow-rank does so again
-    and again. kill-pod ends an agent and everything in its pod. kill-coordinator and kill-operator
-    end those. Each deed waits until the job has made a new step after the last one. Links between
-    pods are not cut: all pods share this machine's network, and taking it apart needs namespaces
-    and the rights of root.
+    and again. kill-pod ends an agent and everything in its pod. cut-off-pod has the agent stand
+    still, so that the coordinator loses the pod while its ranks live. kill-coordinator and
+    kill-operator end those. Each deed waits until the job has made a new step after the last one.
+    Links between ranks are not cut: all pods share this machine's network, and taking it apart
+    needs namespaces and the rights of root.
 
     Ctrl-C stops; processes that stand still go on. Exit status 1 if the job did not come over a
     deed.

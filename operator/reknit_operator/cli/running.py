@@ -1,6 +1,7 @@
 """`reknit run`: checks, runs, sums up."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ def run(
     job = read_job(file, assignments)
     folder = rundir.choose(job.metadata.name, run_dir, resume=resume)
     wanted = parse(kills, job.spec.workers.world_size)
-    with Nursery() as nursery:
+    with Nursery.of(os.environ) as nursery:
         with console.status("checking the job"):
             checked = check(file, assignments, folder, partial(inspect_warm, nursery=nursery))
         with rundir.claimed(folder):

@@ -99,6 +99,8 @@ class Election:
         self._wall = wall
         self._path = collection_path(LEASES, namespace)
         self._sight: Sight | None = None
+        self._renewed = 0.0
+        """When the latest attempt that succeeded was begun, by this machine's own clock."""
         self.leads = False
 
     async def acquire(self) -> None:
@@ -110,18 +112,24 @@ class Election:
             await asyncio.sleep(PERIOD.total_seconds())
 
     async def keep(self) -> None:
-        """Renews the Lease; returns when it is lost."""
-        loop = asyncio.get_running_loop()
-        renewed = loop.time()
-        while loop.time() - renewed < RENEW_WITHIN.total_seconds():
-            await asyncio.sleep(PERIOD.total_seconds())
-            begun = loop.time()
-            if await self._attempt():
-                renewed = begun
-            elif self._sight is not None and self._sight.record[0] != self._identity:
-                break
+        """Renews the Lease; returns when it is lost, or was not renewed in time."""
+        with suppress(TimeoutError):
+            while True:
+                # The limit holds for waits and requests too: others count from the same renewal.
+                async with asyncio.timeout_at(self._renewed + RENEW_WITHIN.total_seconds()):
+                    if not await self._renew():
+                        break
         self.leads = False
         logger.error("The Lease %s/%s is lost", self._namespace, self._name)
+
+    async def _renew(self) -> bool:
+        """Waits until the Lease is renewed; False when someone else has it."""
+        while True:
+            await asyncio.sleep(PERIOD.total_seconds())
+            if await self._attempt():
+                return True
+            if self._sight is not None and self._sight.record[0] != self._identity:
+                return False
 
     async def release(self) -> None:
         """Gives the Lease back, so that the next one need not wait until it has run out."""
@@ -135,6 +143,7 @@ class Election:
 
     async def _attempt(self) -> bool:
         """Takes or renews the Lease if it may; whether it is ours then."""
+        begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(RENEW_WITHIN.total_seconds() / 2):
                 lease = await self._read()
@@ -148,6 +157,7 @@ class Election:
         except (ApiError, OSError, TimeoutError) as error:
             logger.warning("The Lease %s/%s: %s", self._namespace, self._name, error)
             return False
+        self._renewed = begun
         return True
 
     async def _read(self) -> Object | None:

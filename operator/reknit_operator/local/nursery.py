@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
-from reknit.protocol.settings import ENV_ROLE
+from reknit.protocol.settings import ENV_NURSERY, ENV_ROLE
 from reknit_operator.local.sweep import ENV_SESSION
 
 ROLE: Final = "nursery"
@@ -18,18 +18,30 @@ _SHIM: Final = Path(__file__).with_name("shim.py")
 
 
 class Nursery:
-    """To be used as a context; ends the process at its end, or with the thread that started it."""
+    """To be used as a context; ends the process at its end, or with the thread that started it.
 
-    def __init__(self) -> None:
+    Args:
+        lent: the socket of one that somebody else has started and will end. It has imported the
+            user's modules as they were then.
+    """
+
+    def __init__(self, lent: Path | None = None) -> None:
         self.session_id = uuid.uuid4().hex
         """Of the session that the process belongs to."""
+        self._lent = lent
         self._folder = Path(tempfile.mkdtemp(prefix="reknit-"))
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """The one that `REKNIT_NURSERY` names there; else one of its own."""
+        lent = environment.get(ENV_NURSERY)
+        return cls(Path(lent) if lent else None)
 
     @property
     def socket(self) -> Path:
         """Where processes are asked for."""
-        return self._folder / "nursery"
+        return self._lent or self._folder / "nursery"
 
     @property
     def log(self) -> Path:
@@ -42,6 +54,8 @@ class Nursery:
         Args:
             environment: that of a pod's ranks, as far as imports depend on it.
         """
+        if self._lent is not None:
+            return
         shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]
         program = [sys.executable, "-P", "-m", "reknit.agent.nursery"]
         marks = {ENV_SESSION: self.session_id, ENV_ROLE: ROLE}
@@ -57,6 +71,8 @@ class Nursery:
 
     def is_up(self) -> bool:
         """Whether it listens; waits until it does, or has ended."""
+        if self._lent is not None:
+            return self._lent.exists()
         assert self._process is not None, "the nursery has not been started"
         while not self.socket.exists():
             try:

@@ -26,6 +26,8 @@ def begin(state: AgentState, message: Begin, now: float) -> tuple[AgentState, li
         state,
         promised=message.generation.incarnation,
         begin=message,
+        latest=message.generation,
+        latest_world_size=message.world_size,
         place=own[0] if own and state.identity.role == "spare" else state.place,
         is_launched=False,
         leave_reason=state.leave_reason if state.is_leaving else None,

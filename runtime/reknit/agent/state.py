@@ -171,6 +171,10 @@ class AgentState:
     """Highest incarnation obeyed."""
     begin: Begin | None = None
     """The newest generation, until it has ended."""
+    latest: Generation | None = None
+    """The same, also after its end."""
+    latest_world_size: int | None = None
+    """Ranks of `latest`."""
     is_launched: bool = False
     """The places of `begin` were given out, or reported as impossible."""
     leave_reason: str | None = None
@@ -288,7 +292,8 @@ class AgentState:
             num_slots=identity.num_slots,
             promised=self.promised,
             generation=self.acting,
-            world_size=self.begin.world_size if self.begin else None,
+            latest=self.latest,
+            world_size=self.latest_world_size,
             store=self.store,
             slots=self.reports(now),
             num_warm=self.num_warm,

@@ -1,8 +1,9 @@
 """A new coordinator finds out where the job stands, and takes over what is intact.
 
 Agents register one after the other. When they hold all ranks of the newest generation, it goes on
-untouched. When they cannot, or time is up, it is ended, and the next one begins with the processes
-that have left it. Processes that wait without a generation just take their places in the next one.
+untouched. When they cannot, or time is up, it is ended unless it was already, and the next one
+begins with the processes that have left it. Processes that wait without a generation just take
+their places in the next one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from reknit.coordinator import ending, pace, progress, recovery, reports
 from reknit.coordinator.events import Action, Outcome, Write
 from reknit.coordinator.progress import Steps
 from reknit.coordinator.records import sequence, write
-from reknit.coordinator.state import Agent, Member, Membership, Previous, Running
+from reknit.coordinator.state import Agent, Member, Membership, Previous, Running, newest
 from reknit.protocol.agents import SlotReport
 from reknit.protocol.base import Generation
 from reknit.protocol.ranks import Phase, StepDone
@@ -25,20 +26,19 @@ def settle(state: Membership, now: float) -> Outcome:
         return state, ()
     everybody = len(state.workers) == state.policy.num_workers
     complete = everybody or now >= state.gathering_until
-    generations = [a.running for a in state.agents.values() if a.running is not None]
-    if not generations:
+    latest = newest(*(agent.latest for agent in state.agents.values()))
+    if latest is None:
         return (replace(state, gathering_until=None), ()) if complete else (state, ())
-    newest = max(generations, key=Generation.key)
-    holders = [agent for agent in state.agents.values() if agent.running == newest]
+    holders = [agent for agent in state.agents.values() if agent.latest == latest]
     world_size = max(agent.world_size or state.policy.world_size for agent in holders)
-    members = {member.rank: member for agent in holders for member in _members(agent, newest)}
+    members = {member.rank: member for agent in holders for member in _members(agent, latest)}
     missing = sorted(set(range(world_size)) - members.keys())
-    if not missing:
-        return _adopt(state, newest, tuple(members[rank] for rank in range(world_size)), now)
+    if not missing and all(agent.running == latest for agent in holders):
+        return _adopt(state, latest, tuple(members[rank] for rank in range(world_size)), now)
     if complete:
         num_agents = -(-world_size // state.policy.processes_per_worker)
         names = frozenset(agent.name for agent in holders)
-        return _abandon(state, Previous(newest, num_agents, names), missing, now)
+        return _abandon(state, Previous(latest, num_agents, names), missing, now)
     return state, ()
 
 
@@ -152,12 +152,14 @@ def _abandon(state: Membership, previous: Previous, missing: list[int], now: flo
         recoveries=recovery.start(state.recoveries, committed, now, None, now),
     )
     reason = f"{sequence(missing, 'rank')} of generation {previous.id} did not come back"
-    note = write(
-        now, "GenerationEnded", reason[0].upper() + reason[1:] + ".", generation=previous.id
-    )
+    notes: tuple[Action, ...] = ()
+    if any(agent.running == previous.id for agent in state.agents.values()):
+        # Else an earlier coordinator has ended it, and said why.
+        text = reason[0].upper() + reason[1:] + "."
+        notes = (write(now, "GenerationEnded", text, generation=previous.id),)
     actions = tuple(
         action
         for agent in state.agents.values()
         for action in ending.end_of(state, agent, reason, keep=True)
     )
-    return state, (*map(Write, records), note, *actions)
+    return state, (*map(Write, records), *notes, *actions)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from reknit.coordinator import budget, closing, ending
+from reknit.coordinator import budget, closing, ending, places
 from reknit.coordinator.events import Outcome
 from reknit.coordinator.records import write
 from reknit.coordinator.state import Fault, Membership, Running, Strike
@@ -45,7 +45,11 @@ def settle(state: Membership, now: float) -> Outcome:
     if _is_program_error(state, cause):
         strike = Strike(exceptions=_exceptions(running), committed=state.steps.committed)
         state = replace(state, strike=strike)
-    return ending.end_for_recovery(state, running, cause, now)
+    state, actions = ending.end_for_recovery(state, running, cause, now)
+    if cause.exit_class is ExitClass.WRONG_NUMBERS and cause.rank is not None:
+        state, more = places.miscomputed(state, running.members[cause.rank].agent, now)
+        actions += more
+    return state, actions
 
 
 def _counted(counts: Mapping[ExitClass, int], cause: Fault) -> dict[ExitClass, int]:

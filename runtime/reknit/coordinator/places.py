@@ -1,10 +1,16 @@
 """Whose the place of a worker is when agents register."""
 
-from reknit.coordinator.events import HangUp, Outcome
+from dataclasses import replace
+from typing import Final
+
+from reknit.coordinator.events import Action, HangUp, Outcome, Send
 from reknit.coordinator.policy import Policy
-from reknit.coordinator.records import write
-from reknit.coordinator.state import Agent, Membership
-from reknit.protocol.agents import Register
+from reknit.coordinator.records import count, write
+from reknit.coordinator.state import Agent, Membership, newest
+from reknit.protocol.agents import Refuse, Register
+
+MISCOMPUTED_LIMIT: Final = 2
+"""Processes that compute wrong numbers before their agent's device is held to be broken."""
 
 
 def is_warm(policy: Policy, num_warm: int) -> bool:
@@ -39,10 +45,31 @@ def displace(state: Membership, message: Register, now: float) -> Outcome:
     """
     place = message.replica if message.role == "worker" else message.place
     holder = holder_of(state, place, message.agent)
-    if state.gathering_until is None or holder is None or message.generation is None:
+    latest = newest(message.latest, message.generation)
+    if state.gathering_until is None or holder is None or latest is None:
         return state, ()
-    if holder.running is not None and holder.running.key() >= message.generation.key():
+    if holder.latest is not None and holder.latest.key() >= latest.key():
         return state, ()
     note = write(now, "AgentLost", f"{holder.name} has lost its place to {message.agent}.")
     hang_up = () if holder.connection is None else (HangUp(holder.connection),)
     return state.without_agent(holder.name), (note, *hang_up)
+
+
+def miscomputed(state: Membership, name: str, now: float) -> Outcome:
+    """A process of this agent has ended because it computes wrong numbers.
+
+    The agent's next process works on the same device. If that one is wrong too, the device is, and
+    the agent is sent away, so that another pod takes its place.
+    """
+    agent = state.agents.get(name)
+    if agent is None:
+        return state, ()
+    agent = replace(agent, num_miscomputed=agent.num_miscomputed + 1)
+    if agent.num_miscomputed < MISCOMPUTED_LIMIT:
+        return state.with_agent(agent), ()
+    reason = f"{count(agent.num_miscomputed, 'process', 'processes')} computed wrong numbers there"
+    actions: tuple[Action, ...] = (write(now, "AgentLost", f"{name} is sent away: {reason}."),)
+    if agent.connection is not None:
+        refusal = Send(agent.connection, Refuse(reason=reason, final=True))
+        actions += (refusal, HangUp(agent.connection))
+    return state.without_agent(name), actions

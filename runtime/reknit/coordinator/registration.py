@@ -5,7 +5,7 @@ from dataclasses import replace
 from reknit.coordinator import draining, ending, forming, pace, places, reports
 from reknit.coordinator.events import Action, HangUp, Outcome, Send, StepDown
 from reknit.coordinator.records import write
-from reknit.coordinator.state import Agent, Fault, Membership, Running
+from reknit.coordinator.state import Agent, Fault, Membership, Running, newest
 from reknit.protocol.agents import Conclude, Refuse, Register, Stopped, Welcome
 from reknit.protocol.base import PROTOCOL_VERSION, Generation
 from reknit.protocol.outcome import ExitClass
@@ -38,6 +38,7 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         joined=known.joined if known else now,
         connection=connection,
         running=message.generation,
+        latest=newest(message.latest, message.generation),
         world_size=message.world_size,
         slots=message.slots,
         leaving_since=known.leaving_since if known else None,
@@ -48,6 +49,7 @@ def register(state: Membership, connection: int, message: Register, now: float) 
         is_spare=message.role == "spare",
         claim=message.place,
         is_warm=places.is_warm(state.policy, message.num_warm),
+        num_miscomputed=known.num_miscomputed if known else 0,
         instead_of=known.instead_of if known else None,
     )
     state = replace(

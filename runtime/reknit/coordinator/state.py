@@ -31,8 +31,10 @@ class Agent:
     """None while it is not connected."""
     running: Generation | None = None
     """The newest generation in which processes may act there; None once it has said Stopped."""
+    latest: Generation | None = None
+    """The newest generation that it had ranks of when it registered, even if that was over."""
     world_size: int | None = None
-    """Ranks of `running`, as the agent said when it registered."""
+    """Ranks of `latest`, as the agent said then."""
     slots: tuple[SlotReport, ...] = ()
     leaving_since: float | None = None
     """When it was heard that its pod must go."""
@@ -50,6 +52,8 @@ class Agent:
     """It has a warm process for each of its places."""
     claim: int | None = None
     """The worker's place that a spare itself says it was given."""
+    num_miscomputed: int = 0
+    """Processes of it that have ended because they compute wrong numbers."""
     instead_of: str | None = None
     """The agent whose place a spare was given, as far as known."""
 
@@ -238,6 +242,11 @@ class Membership:
         vacated = self.vacated if replica is None else {**self.vacated, replica: name}
         departed = self.departed | {name}
         return replace(self, agents=agents, departed=departed, vacated=vacated)
+
+
+def newest(*generations: Generation | None) -> Generation | None:
+    """The newest of those that there are."""
+    return max((g for g in generations if g is not None), key=Generation.key, default=None)
 
 
 def new_membership(policy: Policy, incarnation: int, now: float) -> Membership:

@@ -55,8 +55,10 @@ class Register(Message):
     """Highest incarnation this agent has obeyed; a coordinator of a lower one is refused."""
     generation: Generation | None = None
     """The newest generation in which a process here may still act."""
+    latest: Generation | None = None
+    """The newest generation that this agent was given ranks of, even if it is over."""
     world_size: int | None = None
-    """Ranks of that generation; None stands for those of the full job."""
+    """Ranks of `latest`; None stands for those of the full job."""
     store: Endpoint
     """A listener that the next generation's store may use when rank 0 lands here."""
     slots: tuple[SlotReport, ...]

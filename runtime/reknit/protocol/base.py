@@ -1,4 +1,4 @@
-"""The base of every message: immutable, strict about unknown fields, JSON on the wire."""
+"""The base of every message: immutable, JSON on the wire."""
 
 from typing import Final, TypeAlias
 
@@ -11,9 +11,13 @@ Json: TypeAlias = JsonValue
 
 
 class Message(BaseModel):
-    """A frozen value that one part of Reknit sends to another."""
+    """A frozen value that one part of Reknit sends to another.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    What a later version has added is left out: operator, coordinator and agents of a running job
+    are not upgraded at the same moment. A new field therefore has a default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class Generation(Message):

@@ -3,6 +3,7 @@
 import pytest
 from engine_cases import Case, assemble
 
+from covering import diagonal
 from reknit.layout import Sharding
 
 FIRST_STEPS = 5
@@ -27,9 +28,9 @@ def check(run_ranks, plain_run, case: Case) -> None:
     assemble([run.state for run in runs])
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("num_ranks", [2, 4])
-@pytest.mark.parametrize("sharding", Sharding)
+@pytest.mark.parametrize(
+    ("sharding", "num_ranks", "accumulation"), diagonal(Sharding, [2, 4], [1, 4])
+)
 def test_a_transformer_trains_as_in_one_process(
     run_ranks, plain_run, sharding, num_ranks, accumulation
 ):
@@ -40,13 +41,12 @@ def test_a_transformer_trains_as_in_one_process(
     )
 
 
-@pytest.mark.parametrize(("num_ranks", "accumulation"), [(2, 4), (4, 1)])
-@pytest.mark.parametrize("sharding", Sharding)
-@pytest.mark.parametrize("model", OTHERS)
-def test_other_models_train_as_in_one_process(
-    run_ranks, plain_run, model, sharding, num_ranks, accumulation
-):
+@pytest.mark.parametrize(
+    ("model", "sharding", "spread"), diagonal(OTHERS, Sharding, [(4, 1), (2, 4)])
+)
+def test_other_models_train_as_in_one_process(run_ranks, plain_run, model, sharding, spread):
     """Tied weights and dropout; gradients in another order; parameter groups of equal size."""
+    num_ranks, accumulation = spread
     case = Case(model=model, sharding=sharding, num_ranks=num_ranks, accumulation=accumulation)
     check(run_ranks, plain_run, case)
 
@@ -59,8 +59,10 @@ def test_a_world_that_does_not_divide_the_batch_trains_alike(run_ranks, plain_ru
     assert max(relative_errors(check_losses, plain_run(case).losses)) <= 1e-6
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adagrad", "NAdam"])
-@pytest.mark.parametrize("sharding", [Sharding.NONE, Sharding.ZERO1, Sharding.ZERO3])
+@pytest.mark.parametrize(
+    ("sharding", "optimizer"),
+    diagonal([Sharding.NONE, Sharding.ZERO1, Sharding.ZERO3], ["SGD", "Adagrad", "NAdam"]),
+)
 def test_clipping_and_schedules_are_those_of_torch(run_ranks, plain_run, sharding, optimizer):
     case = Case(
         model="reordered",

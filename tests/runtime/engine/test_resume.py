@@ -6,7 +6,7 @@ import pytest
 import torch
 from engine_cases import Case, assemble
 
-from covering import covering
+from covering import thinned
 from reknit.layout import Precision, Sharding
 
 BEFORE, STEPS = 5, 11
@@ -36,7 +36,7 @@ def states(run_ranks):
 
 
 @pytest.mark.parametrize(
-    ("sharding", "model", "precision"), covering(Sharding, MODELS, list(Precision))
+    ("sharding", "model", "precision"), thinned(Sharding, MODELS, list(Precision))
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     run_ranks, states, model, sharding, precision
@@ -54,7 +54,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
         assert torch.equal(found.tensors[name], tensor), name
 
 
-@pytest.mark.parametrize(("sharding", "model", "num_ranks"), covering(Sharding, MODELS, [1, 2, 4]))
+@pytest.mark.parametrize(("sharding", "model", "num_ranks"), thinned(Sharding, MODELS, [1, 2, 4]))
 def test_a_run_goes_on_in_another_world_under_another_strategy(
     run_ranks, states, plain_run, model, sharding, num_ranks
 ):

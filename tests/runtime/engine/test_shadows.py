@@ -4,7 +4,7 @@ import pytest
 from engine_cases import Case, assemble
 from shadow_cases import differences, same_bits
 
-from covering import covering
+from covering import diagonal, thinned
 from reknit.layout import Precision, Sharding
 
 SHARDED = [sharding for sharding in Sharding if sharding.is_sharded]
@@ -30,7 +30,7 @@ def check(outcomes, copies: int = 1) -> None:
 
 @pytest.mark.parametrize(
     ("sharding", "model", "precision"),
-    covering(SHARDED, ["reordered", "groups", "tied"], list(Precision)),
+    thinned(SHARDED, ["reordered", "groups", "tied"], list(Precision)),
 )
 def test_a_shadow_is_its_ward_s_shard(run_ranks, sharding, model, precision):
     """With clipping, a schedule, frozen weights, parameter groups, and steps left out in FP16."""
@@ -59,8 +59,9 @@ def test_two_ranks_can_hold_a_shard(run_ranks, sharding):
     check(run_ranks("shadowed", 4, case_of(sharding), 2, 2), copies=2)
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
-@pytest.mark.parametrize("sharding", SHARDED)
+@pytest.mark.parametrize(
+    ("sharding", "precision"), diagonal(SHARDED, [Precision.FP32, Precision.FP16])
+)
 def test_an_optimizer_that_cannot_be_shadowed_is_copied(run_ranks, sharding, precision):
     case = case_of(sharding, precision=precision)
     outcomes = run_ranks("shadowed", 4, case, 1, 0, False)
@@ -85,7 +86,7 @@ def test_a_copy_that_differs_is_made_anew(run_ranks, sharding):
 
 @pytest.mark.parametrize(
     ("sharding", "how", "precision"),
-    covering(
+    thinned(
         SHARDED,
         ["before any update", "between the copies and the original", "in the gather"],
         [Precision.FP32, Precision.BF16],

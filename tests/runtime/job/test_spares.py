@@ -3,11 +3,12 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jobruns import Cli, Run, session_processes
+from jobruns import OWN_NURSERY, Cli, Run, session_processes, two_pods
 
 TARGET_SECONDS = 2.0
 """From the end of the pod to the next completed step."""
@@ -28,18 +29,19 @@ def kill_pod(run: Run, name: str) -> float:
     return now
 
 
-@pytest.mark.parametrize("sharding", ["None", "ZeRO2"])
+@pytest.mark.parametrize("sharding", [pytest.param("None", marks=pytest.mark.long), "ZeRO2"])
 def test_a_spare_takes_the_place_of_a_lost_pod(
-    cli: Cli, tmp_path: Path, sharding: str, capsys: pytest.CaptureFixture[str]
+    cli: Cli,
+    undisturbed: Callable[..., Run],
+    tmp_path: Path,
+    sharding: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     gate, end = tmp_path / "gate", tmp_path / "end"
-    config = {"steps": 14, "wait_for": str(gate), "wait_step": 8, "wait_at_end": str(end)}
-    content = {
-        "entrypoint": {"function": "tasks:train", "config": config},
-        "parallelism": {"sharding": sharding},
-        "workers": {"replicas": 2, "processesPerReplica": 1},
-    }
-    run = cli.start(cli.manifest(**content, spares={"replicas": 1}))
+    waits = {"wait_for": str(gate), "wait_step": 8, "wait_at_end": str(end)}
+    run = cli.start(
+        cli.manifest(**two_pods(sharding, **waits), spares={"replicas": 1}), **OWN_NURSERY
+    )
     run.wait_for_step(8)
     run.wait_for_log("*-spare-0.log", "a parked process is warm")
     killed = kill_pod(run, "task-worker-1")
@@ -58,9 +60,8 @@ def test_a_spare_takes_the_place_of_a_lost_pod(
     assert run.events("Resumed")[-1]["detail"] == "memory"
     assert run.events("Resumed")[-1]["figures"]["redone_steps"] == 0
     assert len(run.events("GenerationBegun")) == 2
-    undisturbed = cli.run(cli.manifest(**content))
-    assert run.losses() == undisturbed.losses()
-    assert run.weights() == undisturbed.weights()
+    assert run.losses() == undisturbed(**two_pods(sharding)).losses()
+    assert run.weights() == undisturbed(**two_pods(sharding)).weights()
     assert seconds <= TARGET_SECONDS
     logs = {file.name for file in run.run_dir.glob("logs/task-[sw]*.log")}
     workers = {f"task-{name}.log" for name in ("worker-0", "worker-1")}

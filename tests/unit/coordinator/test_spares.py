@@ -15,6 +15,7 @@ from reknit.protocol.agents import (
     Welcome,
 )
 from reknit.protocol.base import Generation
+from reknit.protocol.outcome import ExitClass
 from reknit.protocol.ranks import Phase
 from reknit.protocol.status import MembershipPhase, Promotion
 
@@ -165,6 +166,19 @@ def test_a_warm_spare_comes_first(drive) -> None:
     assert [place.agent for place in begins[0].places] == ["w0", "w1", "s1"]
 
 
+def test_a_pod_whose_processes_compute_wrong_numbers_twice_is_sent_away(drive) -> None:
+    job = drive(num_workers=3, num_spares=1)
+    spare(job)
+    job.begin()
+    assert not any(isinstance(m, Refuse) for m in job.fail(1, "nan", ExitClass.WRONG_NUMBERS))
+    job.stop()
+    assert [member.agent for member in job.state.current.members] == ["w0", "w1", "w2"]
+    [refusal] = [m for m in job.fail(1, "nan", ExitClass.WRONG_NUMBERS) if isinstance(m, Refuse)]
+    assert refusal.final
+    job.stop(0, 2)
+    assert [member.agent for member in job.state.current.members] == ["w0", "s0", "w2"]
+
+
 def test_two_workers_are_replaced_at_once_by_two_spares(drive) -> None:
     job = drive(num_workers=5, num_spares=2)
     spare(job, 0)
@@ -263,6 +277,37 @@ def test_one_that_had_a_place_gets_it_back_when_it_is_empty_again(drive) -> None
     job.stop(1)
     begins = [message for _, message in job.sent if isinstance(message, Begin)]
     assert [place.agent for place in begins[-1].places] == ["new", "s1"]
+
+
+ENDED = {"latest": OLD, "world_size": 2, "promised": 1}
+"""What an agent says that has left the generation, which an earlier coordinator has ended."""
+
+
+def test_a_spare_is_promoted_by_a_coordinator_that_comes_between_two_generations(drive) -> None:
+    job = drive(incarnation=2, num_spares=1, num_workers=3)
+    for replica in (0, 1):
+        job.register(replica, **ENDED | {"world_size": 3})
+    spare(job, 0)
+    pass_time(job, 5.2, 0, 1)
+    assert [member.agent for member in job.state.current.members] == ["w0", "w1", "s0"]
+
+
+def test_a_coordinator_between_two_generations_needs_the_majority_of_the_last(drive) -> None:
+    job = drive(incarnation=2, num_spares=1)
+    job.register(0, **ENDED)
+    spare(job, 0)
+    pass_time(job, 30, 0)
+    assert job.state.current is None
+
+
+def test_an_older_generation_gives_way_to_one_that_is_over_already(drive) -> None:
+    job = drive(incarnation=2)
+    older = Generation(incarnation=1, counter=2)
+    slot = SlotReport(slot=0, pid=1, generation=older, rank=1, phase=Phase.STEP, step=3)
+    job.register(0, **ENDED)
+    sent = job.register(1, generation=older, latest=older, world_size=2, slots=(slot,), promised=1)
+    assert [type(message) for message in sent] == [Welcome, End]
+    assert job.state.previous.id == OLD
 
 
 def test_a_smaller_world_grows_by_a_spare(drive) -> None:

@@ -112,3 +112,14 @@ async def test_a_holder_that_cannot_renew_ends(scripted, election, monkeypatch):
     await election.acquire()
     await asyncio.wait_for(election.keep(), 10)
     assert not election.leads
+
+
+async def test_a_holder_that_waits_does_not_act_for_longer_than_it_may(
+    scripted, election, monkeypatch
+):
+    scripted.will(404).will(201)
+    await election.acquire()
+    monkeypatch.setattr(leases, "RENEW_WITHIN", leases.timedelta(milliseconds=50))
+    monkeypatch.setattr(leases, "PERIOD", leases.timedelta(hours=1))
+    await asyncio.wait_for(election.keep(), 10)
+    assert not election.leads

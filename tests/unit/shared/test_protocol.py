@@ -1,10 +1,11 @@
+import json
 import subprocess
 import sys
 
 import pytest
 from pydantic import ValidationError
 
-from reknit.protocol.agents import FROM_AGENT, TO_AGENT, Begin, FromSlot, Place
+from reknit.protocol.agents import FROM_AGENT, TO_AGENT, Begin, FromSlot, Place, Welcome
 from reknit.protocol.base import Endpoint, Generation
 from reknit.protocol.outcome import (
     MAX_TERMINATION_BYTES,
@@ -33,9 +34,15 @@ def test_what_a_rank_said_is_passed_on_inside_the_agents_message() -> None:
     assert FROM_AGENT.validate_json(said.model_dump_json()) == said
 
 
-def test_an_unknown_field_is_refused() -> None:
-    with pytest.raises(ValidationError, match="extra"):
-        TO_AGENT.validate_json('{"kind": "drain", "generation": null, "surprise": 1}')
+def test_what_a_later_version_has_added_is_left_out() -> None:
+    welcome = Welcome(incarnation=3)
+    later = json.loads(welcome.model_dump_json()) | {"surprise": {"nested": 1}}
+    assert TO_AGENT.validate_json(json.dumps(later)) == welcome
+
+
+def test_a_message_that_lacks_what_it_means_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        TO_AGENT.validate_json('{"kind": "drain", "generation": null}')
 
 
 def test_generations_are_ordered_by_incarnation_first() -> None:

@@ -14,11 +14,14 @@ class Action(StrEnum):
     STOP_RANK = "stop-rank"
     SLOW_RANK = "slow-rank"
     KILL_POD = "kill-pod"
+    CUT_OFF_POD = "cut-off-pod"
+    """Its agent is heard by nobody for a while; the pod's ranks live on."""
     KILL_COORDINATOR = "kill-coordinator"
     KILL_OPERATOR = "kill-operator"
 
 
 _OF_RANKS = frozenset({Action.KILL_RANK, Action.STOP_RANK, Action.SLOW_RANK})
+_OF_PODS = frozenset({Action.KILL_POD, Action.CUT_OFF_POD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Deed:
 
     def __str__(self) -> str:
         whom = {
-            Action.KILL_POD: f"{self.pod}, ",
+            **dict.fromkeys(_OF_PODS, f"{self.pod}, "),
             Action.KILL_COORDINATOR: "",
             Action.KILL_OPERATOR: "",
         }.get(self.action, f"rank {self.rank} in {self.pod}, ")
@@ -79,7 +82,7 @@ def _deeds(action: Action, observed: Observed) -> list[Deed]:
     if action in _OF_RANKS:
         ranks = sorted(observed.ranks, key=lambda each: each.rank)
         return [Deed(action, each.pid, each.pod, each.rank) for each in ranks]
-    if action is Action.KILL_POD:
+    if action in _OF_PODS:
         agents = observed.agents or {}
         return [Deed(action, agents[pod], pod) for pod in sorted(agents)]
     pid = observed.coordinator if action is Action.KILL_COORDINATOR else observed.operator

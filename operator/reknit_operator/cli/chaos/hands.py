@@ -23,7 +23,7 @@ class Hands:
 
     Args:
         session_id: of the session.
-        resume_after: how long a stopped rank stands still.
+        resume_after: how long a stopped rank stands still, and a pod is cut off.
         slow_for: how long a slowed rank is slow.
     """
 
@@ -49,7 +49,7 @@ class Hands:
             case Action.KILL_COORDINATOR | Action.KILL_OPERATOR:
                 self.calm_since = time.time()
                 return kill(deed.pid, self._marks)
-            case Action.STOP_RANK:
+            case Action.STOP_RANK | Action.CUT_OFF_POD:
                 return self._stop(deed.pid, asyncio.sleep(self._resume_after.total_seconds()))
             case Action.SLOW_RANK:
                 return self._stop(deed.pid, self._be_slow(deed.pid))
