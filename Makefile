@@ -12,8 +12,8 @@ TAG := 0.1.0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test unit simulation runtime lint type contracts generated gen pins test-long test-apiserver \
-	images kind-up kind-down demo bench-communication bench-overhead bench-pipeline bench-ps \
-	bench-recovery clean
+	e2e e2e-kind cluster-up cluster-down images kind-up kind-down demo bench-communication \
+	bench-operator bench-overhead bench-pipeline bench-ps bench-recovery clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -70,6 +70,18 @@ pins: .bootstrap/venv/bin/uv ## Compile requirements/ anew from pyproject.toml
 test-apiserver: $(STAMP) ## Run operator and chart against a real API server (builds it first: minutes)
 	@$(ENV) $(BIN)/pytest tests/apiserver
 
+e2e: $(STAMP) ## Run Reknit in a real cluster: KUBECONFIG's, else one of processes here (as root)
+	@$(ENV) $(BIN)/pytest tests/e2e -rP --timeout 900
+
+e2e-kind: $(STAMP) ## The same in a cluster in Docker (needs kind, helm, kubectl)
+	@E2E_CLUSTER=kind $(ENV) $(BIN)/pytest tests/e2e -rP --timeout 900
+
+cluster-up: $(STAMP) ## Start a cluster of two nodes as plain processes (as root; builds it first: minutes)
+	@PYTHONPATH=tests/support $(BIN)/python -m kubecluster up
+
+cluster-down: $(STAMP) ## Take that cluster down
+	@PYTHONPATH=tests/support $(BIN)/python -m kubecluster down
+
 images: ## Build the images of operator and runtime with Docker
 	@docker build --file images/operator.Dockerfile --tag reknit/operator:$(TAG) .
 	@docker build --file images/runtime.Dockerfile --tag reknit/runtime:$(TAG) .
@@ -91,6 +103,9 @@ bench-communication: $(STAMP) ## Measure bytes and losses of compression and DiL
 
 bench-overhead: $(STAMP) ## Measure throughput against bare DDP and bare DeepSpeed
 	@$(ENV) $(BIN)/python tests/bench/overhead
+
+bench-operator: $(STAMP) ## Measure the operator against a real API server (builds it first: minutes)
+	@$(ENV) $(BIN)/python tests/bench/operator
 
 bench-pipeline: $(STAMP) ## Measure how long the ranks of a pipeline wait, against the formula
 	@$(ENV) $(BIN)/python tests/bench/pipeline

@@ -111,6 +111,9 @@ class Operator:
                 settings=watch_settings(),
                 clusterwide=options.namespaces is None,
                 namespaces=options.namespaces or (),
+                # Else kopf asks for the name of the user, which images need not know. A string is
+                # all that its type stands for, and kopf does not export that.
+                identity=options.identity,  # type: ignore[arg-type]
                 stop_flag=kopf_stop,
             ),
             name="kopf",

@@ -230,10 +230,13 @@ def effective_ratio(steps: Steps, now: float) -> float | None:
 
 
 def progress(steps: Steps) -> Progress:
-    """How far training is, for the operator and displays."""
+    """How far training is, for the operator and displays.
+
+    While the ranks of a generation have not resumed, that is how far the one before had come.
+    """
     rate = speed(steps)
     samples = steps.last.samples if steps.last else 0
-    step = steps.emitted if steps.last else steps.committed
+    step = steps.emitted or steps.committed
     left = steps.total_steps - step if steps.total_steps is not None else None
     return Progress(
         step=step,

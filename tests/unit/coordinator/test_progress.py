@@ -145,3 +145,13 @@ def test_recalled_steps_are_recorded_as_far_as_they_are_remembered() -> None:
     assert (steps.committed, steps.emitted, progress.speed(steps)) == (6, 6, None)
     steps, records = report(steps, 1, done(7))
     assert [(record.step, len(record.memory_bytes)) for record in records] == [(7, 2)]
+
+
+def test_a_new_generation_is_not_behind_the_one_before() -> None:
+    steps = begun(0, 0)
+    for rank in (0, 1):
+        steps, _ = report(steps, rank, done(1, metrics={"loss": 1.0}))
+    steps = progress.begin(steps, [0, 0])
+    assert progress.progress(steps).step == 1
+    steps, _, _ = progress.resume(steps, 1, 102.0)
+    assert progress.progress(steps).step == 1
