@@ -170,12 +170,12 @@ def test_a_lost_stage_without_copy_comes_from_the_newest_checkpoint(ranks: Ranks
     )
     settings = job(
         "broken",
-        (2, 8, "BACKWARD"),
+        (1, 8, "BACKWARD"),
         degrees=Degrees(pipeline=4),
         recovery=RecoverySettings(heartbeat_seconds=0.05, copies=0),
         checkpoint=checkpoint,
     )
-    broken = run(ranks, settings, [2])
+    broken = run(ranks, settings, [1])
     sources = [message.source for rank in broken for message in rank.all(Resumed)]
     assert sources[0] == "beginning"
     assert sources[1] != MEMORY

@@ -8,6 +8,7 @@ import pytest
 from reknit.coordinator import draining
 from reknit.coordinator.events import Send
 from reknit.coordinator.policy import Policy
+from reknit.layout import Degrees
 from reknit.protocol.agents import Begin, Drain, End, Leaving, Stopped
 from reknit.protocol.outcome import ExitClass
 from reknit.protocol.ranks import MEMORY, Resumed
@@ -43,6 +44,9 @@ def test_the_rules_follow_from_the_settings() -> None:
     assert (rules.is_replicated, rules.copies) == (False, 1)
     assert (rules.hang_after, rules.phase_limit) == (timedelta(seconds=7), timedelta(seconds=70))
     assert Policy.of(JobSettings(name="gpt")).is_replicated
+    # Pods hold different stages, and with copies others hold them, too.
+    staged = Policy.of(JobSettings(name="gpt", degrees=Degrees(pipeline=2), recovery=recovery))
+    assert (staged.is_replicated, staged.copies) == (False, 1)
 
 
 @pytest.fixture
