@@ -115,8 +115,11 @@ def test_the_parts_compute_what_the_whole_does(size, tied):
     whole = net(tied)
     loss, gradients = compute(whole)
 
+    # Made here: all threads draw from one generator.
+    models = [net(tied) for _ in range(size)]
+
     def work(place: Place) -> object:
-        model = net(tied)
+        model = models[place.place]
         cut = CutModel(model, cuts_of(model, PLAN, size), place)
         return cut.divisions, *compute(model)
 
