@@ -142,9 +142,9 @@ def outcome(history: list[dict[str, Any]], config: Config, each: int) -> Outcome
 def main() -> None:
     """Runs everyone and prints the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000, help="of each rank")
-    parser.add_argument("--long-round", type=int, default=250)
-    parser.add_argument("--short-round", type=int, default=75)
+    parser.add_argument("--steps", type=int, default=8000, help="of each rank")
+    parser.add_argument("--long-round", type=int, default=200)
+    parser.add_argument("--short-round", type=int, default=64)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of contestants")
     arguments = parser.parse_args()
     everyone = contestants(arguments.long_round, arguments.short_round)
