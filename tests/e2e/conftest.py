@@ -120,7 +120,7 @@ def figures():
 @pytest.fixture
 def overcome(undisturbed, figures):
     """Waits for the end of a job, compares its weights and notes what a fault has cost: the seconds
-    until the next step of all ranks, or, where the pause comes `later`, the longest one from then on.
+    until the next step of all ranks, or, where the pause comes `later`, the longest from then on.
 
     Targets are for a machine with nothing else to do. What takes ten times as long was not
     recovered in the way that was meant.
