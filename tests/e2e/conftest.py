@@ -120,16 +120,16 @@ def figures():
 @pytest.fixture
 def overcome(undisturbed, figures):
     """Waits for the end of a job, compares its weights and notes what a fault has cost: the seconds
-    until the next step of all ranks, or for a planned move the longest pause from then on.
+    until the next step of all ranks, or, where the pause comes `later`, the longest from then on.
 
     Targets are for a machine with nothing else to do. What takes ten times as long was not
     recovered in the way that was meant.
     """
 
-    def check(job, what, moment, *, target, planned=False):
-        seconds = 0.0 if planned else job.held_up(moment)
+    def check(job, what, moment, *, target, later=False):
+        seconds = 0.0 if later else job.held_up(moment)
         assert job.until_finished() == "Succeeded"
-        if planned:
+        if later:
             seconds = longest_pause(job.marks(), moment)
         figures[what] = (seconds, target)
         print(f"{what}: {seconds:.2f} s without a new step, target {target} s")

@@ -50,7 +50,7 @@ def test_a_node_is_drained(tracked, overcome, admin, spread):
         try:
             # The jobs alone: the operator is another test's matter.
             admin("drain", node, *options, f"--pod-selector={job.selector}")
-            overcome(job, "node drained, with a spare", moment, target=3, planned=True)
+            overcome(job, "node drained, with a spare", moment, target=3, later=True)
         finally:
             admin("uncordon", node)
         # A planned move is no recovery.

@@ -128,17 +128,6 @@ class ClusterJob:
         """Waits until a spare could take a place at once."""
         self._until(lambda: self.coordinator_status()["num_spares"] > 0, seconds)
 
-    def until_incarnation(self, number: int, seconds: float = 60) -> None:
-        """Waits until so many coordinators have been there, and the latest knows of ranks."""
-
-        def fits() -> bool:
-            with contextlib.suppress(LookupError, KubectlError):
-                found = self.coordinator_status()
-                return bool(found["incarnation"] == number and found["phase"] == "Running")
-            return False
-
-        self._until(fits, seconds)
-
     def until_finished(self, seconds: float = 300) -> str:
         """Waits for the end; which condition holds then."""
         self._until(lambda: self.holds("Succeeded") or self.holds("Failed"), seconds)

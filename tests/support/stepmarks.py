@@ -50,8 +50,8 @@ def seconds_until_next_step(marks: Iterable[Mark], fault: float, num_ranks: int)
 
 
 def longest_pause(marks: Iterable[Mark], start: float) -> float:
-    """The longest time from `start` on in which no step was completed by all ranks: what a planned
-    move costs, which begins only later."""
+    """The longest time from `start` on in which no step was completed by all ranks: what a deletion
+    costs, as pods go on until they are told to leave."""
     marks = sorted(marks, key=lambda mark: mark.time)
     reached: dict[int, int] = {mark.rank: 0 for mark in marks}
     longest, since, completed = 0.0, start, 0
