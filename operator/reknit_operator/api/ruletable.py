@@ -1,10 +1,9 @@
 """Every rule that spans fields, in the order of the fields."""
 
 import re
-from dataclasses import replace
 from typing import Final
 
-from reknit.layout import BatchPlan, PipelineSchedule, Precision, Sharding
+from reknit.layout import Precision
 from reknit.protocol.settings import Framework, OnLoss
 from reknit_operator.api.communicationrules import COMMUNICATION_RULES
 from reknit_operator.api.pods import (
@@ -19,63 +18,21 @@ from reknit_operator.api.recovery import Rule as FailureRule
 from reknit_operator.api.reserved import NAMES, PREFIXES
 from reknit_operator.api.rules import Rule
 from reknit_operator.api.serverrules import SERVER_RULES
-from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism, Pipeline
+from reknit_operator.api.spec import Entrypoint, Parallelism
+from reknit_operator.api.trainingrules import (
+    FEWEST,
+    FUNCTION,
+    OTHER_DEGREES,
+    TRAINING_RULES,
+    is_function,
+    may_shrink,
+)
 from reknit_operator.api.types import DistributedTrainingJob
 
 MAX_NAME: Final = 40
 """Names of pods add a role, an index and a number of replacements to the job's, up to 63."""
 
 NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
-
-_WORLD: Final = "self.workers.replicas * self.workers.processesPerReplica"
-_OTHER_DEGREES: Final = "self.parallelism.pipeline.stages * self.parallelism.tensor"
-_FUNCTION: Final = "has(self.entrypoint.__function__)"
-_FEWEST: Final = (
-    "(has(self.workers.minReplicas) ? self.workers.minReplicas : self.workers.replicas)"
-)
-_DATA: Final = (
-    f"(self.parallelism.data == -1 ? ({_WORLD}) / ({_OTHER_DEGREES}) : self.parallelism.data)"
-)
-_FITS: Final = (
-    f"(self.parallelism.data == -1 ? ({_WORLD}) % ({_OTHER_DEGREES}) == 0 : "
-    f"self.parallelism.data * {_OTHER_DEGREES} == {_WORLD})"
-)
-_NOT_INTERLEAVED: Final = "self.parallelism.pipeline.schedule != 'Interleaved'"
-
-
-def _stages(pipeline: Pipeline) -> int:
-    return pipeline.stages * pipeline.stages_per_rank
-
-
-def _is_interleaved(spec: JobSpec) -> bool:
-    return spec.parallelism.pipeline.schedule is PipelineSchedule.INTERLEAVED
-
-
-def _has_whole_rounds(spec: JobSpec) -> bool:
-    batch, num_data = spec.batch, _num_data(spec)
-    if batch is None or batch.global_batch % batch.micro or num_data is None:
-        # Another rule says so.
-        return True
-    plan = BatchPlan(batch.global_batch, batch.micro, num_data)
-    return plan.num_steps % spec.parallelism.pipeline.stages == 0
-
-
-def _multiplies_to_world(spec: JobSpec) -> bool:
-    return _num_data(spec) is not None
-
-
-def _num_data(spec: JobSpec) -> int | None:
-    """The data-parallel degree; None if the degrees do not multiply to the world."""
-    degrees = replace(spec.parallelism.degrees, shard_group=None)
-    try:
-        return degrees.resolve(spec.workers.world_size).data
-    except ValueError:
-        return None
-
-
-def _makes_whole_groups(spec: JobSpec) -> bool:
-    group, num_data = spec.parallelism.shard_group, _num_data(spec)
-    return group is None or num_data is None or num_data % group == 0
 
 
 def _has_valid_name(job: DistributedTrainingJob) -> bool:
@@ -84,14 +41,6 @@ def _has_valid_name(job: DistributedTrainingJob) -> bool:
 
 def _has_one_program(entrypoint: Entrypoint) -> bool:
     return (entrypoint.function is None) != (entrypoint.command is None)
-
-
-def _may_shrink(spec: JobSpec) -> bool:
-    return spec.workers.fewest_replicas < spec.workers.replicas
-
-
-def _is_function(spec: JobSpec) -> bool:
-    return spec.entrypoint.function is not None
 
 
 def _has_one_source(volume: Volume) -> bool:
@@ -156,203 +105,46 @@ ENTRYPOINT_RULES: Final = (
         scope="spec",
         field="framework",
         sentence="a function runs under PyTorch, remove framework or give a command",
-        holds=lambda spec: not _is_function(spec) or spec.framework is Framework.PYTORCH,
-        cel=f"!{_FUNCTION} || self.framework == 'PyTorch'",
+        holds=lambda spec: not is_function(spec) or spec.framework is Framework.PYTORCH,
+        cel=f"!{FUNCTION} || self.framework == 'PyTorch'",
     ),
     Rule(
         scope="spec",
         field="parallelism",
         sentence="a command divides the world by itself, remove parallelism or give a function",
-        holds=lambda spec: _is_function(spec) or spec.parallelism == Parallelism(),
-        cel=f"{_FUNCTION} || (self.parallelism.data == -1 && self.parallelism.sharding == 'None' "
-        f"&& {_OTHER_DEGREES} == 1 && !has(self.parallelism.shardGroup))",
+        holds=lambda spec: is_function(spec) or spec.parallelism == Parallelism(),
+        cel=f"{FUNCTION} || (self.parallelism.data == -1 && self.parallelism.sharding == 'None' "
+        f"&& {OTHER_DEGREES} == 1 && !has(self.parallelism.shardGroup))",
     ),
     Rule(
         scope="spec",
         field="batch",
         sentence="a command makes its own batches, remove batch or give a function",
-        holds=lambda spec: _is_function(spec) or spec.batch is None,
-        cel=f"{_FUNCTION} || !has(self.batch)",
+        holds=lambda spec: is_function(spec) or spec.batch is None,
+        cel=f"{FUNCTION} || !has(self.batch)",
     ),
     Rule(
         scope="spec",
         field="precision",
         sentence="a command chooses its own number format, remove precision or give a function",
-        holds=lambda spec: _is_function(spec) or spec.precision is Precision.FP32,
-        cel=f"{_FUNCTION} || self.precision == 'FP32'",
+        holds=lambda spec: is_function(spec) or spec.precision is Precision.FP32,
+        cel=f"{FUNCTION} || self.precision == 'FP32'",
     ),
     Rule(
         scope="spec",
         field="recovery.copies",
         sentence="the state of a command is not known and cannot be copied, remove copies or give "
         "a function",
-        holds=lambda spec: _is_function(spec) or spec.recovery.copies == DEFAULT_COPIES,
-        cel=f"{_FUNCTION} || self.recovery.copies == {DEFAULT_COPIES}",
+        holds=lambda spec: is_function(spec) or spec.recovery.copies == DEFAULT_COPIES,
+        cel=f"{FUNCTION} || self.recovery.copies == {DEFAULT_COPIES}",
     ),
     Rule(
         scope="spec",
         field="recovery.wrongNumbers",
         sentence="nobody looks at the numbers of a command, remove wrongNumbers or give a function",
-        holds=lambda spec: _is_function(spec) or spec.recovery.wrong_numbers == WrongNumbers(),
-        cel=f"{_FUNCTION} || (!has(self.recovery.wrongNumbers.outlierFactor) "
+        holds=lambda spec: is_function(spec) or spec.recovery.wrong_numbers == WrongNumbers(),
+        cel=f"{FUNCTION} || (!has(self.recovery.wrongNumbers.outlierFactor) "
         "&& self.recovery.wrongNumbers.onBadData == 'Halt')",
-    ),
-)
-
-TRAINING_RULES: Final = (
-    Rule(
-        scope="spec.parallelism.pipeline",
-        field="",
-        sentence="schedule, stagesPerRank and cut have no effect on one stage, raise stages or "
-        "remove them",
-        holds=lambda pipeline: pipeline.stages > 1 or pipeline == Pipeline(),
-        cel="self.stages > 1 || (self.schedule == 'OneForwardOneBackward' "
-        "&& self.stagesPerRank == 1 && (!has(self.cut) || size(self.cut) == 0))",
-    ),
-    Rule(
-        scope="spec.parallelism.pipeline",
-        field="stagesPerRank",
-        sentence="the schedule {schedule} has one stage on each rank, set schedule to "
-        "Interleaved or remove stagesPerRank",
-        holds=lambda pipeline: (
-            pipeline.schedule is PipelineSchedule.INTERLEAVED or pipeline.stages_per_rank == 1
-        ),
-        cel="self.schedule == 'Interleaved' || self.stagesPerRank == 1",
-        values={"schedule": (lambda pipeline: pipeline.schedule, "self.schedule")},
-    ),
-    Rule(
-        scope="spec.parallelism.pipeline",
-        field="cut",
-        sentence="{names} layers are named for {stages} stages, name where each one but the first "
-        "begins",
-        holds=lambda pipeline: not pipeline.cut or len(pipeline.cut) + 1 == _stages(pipeline),
-        cel="!has(self.cut) || size(self.cut) == 0 || size(self.cut) + 1 == "
-        "self.stages * self.stagesPerRank",
-        values={
-            "names": (lambda pipeline: len(pipeline.cut), "size(self.cut)"),
-            "stages": (lambda pipeline: _stages(pipeline), "self.stages * self.stagesPerRank"),
-        },
-    ),
-    Rule(
-        scope="spec.parallelism",
-        field="sharding",
-        sentence="this version cannot shard the stages of a pipeline, remove sharding or set "
-        "pipeline.stages to 1",
-        holds=lambda parallelism: (
-            parallelism.pipeline.stages == 1 or not parallelism.sharding.is_sharded
-        ),
-        cel="self.pipeline.stages == 1 || self.sharding == 'None'",
-    ),
-    Rule(
-        scope="spec",
-        field="parallelism.pipeline.schedule",
-        sentence="Interleaved needs as many micro-batches for each pipeline as it has stages, "
-        "or a multiple, change batch or take OneForwardOneBackward",
-        holds=lambda spec: not _is_interleaved(spec) or _has_whole_rounds(spec),
-        cel=f"{_NOT_INTERLEAVED} || !has(self.batch) || !{_FITS} || "
-        "self.batch.global % self.batch.micro != 0 || "
-        f"((self.batch.global / self.batch.micro + {_DATA} - 1) / {_DATA}) "
-        "% self.parallelism.pipeline.stages == 0",
-    ),
-    Rule(
-        scope="spec",
-        field="parallelism.pipeline.schedule",
-        sentence="Interleaved needs the same number of micro-batches in every world, take "
-        "OneForwardOneBackward or remove workers.minReplicas",
-        holds=lambda spec: not _is_interleaved(spec) or not _may_shrink(spec),
-        cel=f"{_NOT_INTERLEAVED} || {_FEWEST} >= self.workers.replicas",
-    ),
-    Rule(
-        scope="spec.parallelism",
-        field="tensor",
-        sentence="layers are cut without sharding in this version, set sharding to None or tensor "
-        "to 1",
-        holds=lambda parallelism: parallelism.tensor == 1 or not parallelism.sharding.is_sharded,
-        cel="self.tensor == 1 || self.sharding == 'None'",
-    ),
-    Rule(
-        scope="spec.parallelism",
-        field="tensor",
-        sentence="either layers or the model are cut in this version, set tensor or "
-        "pipeline.stages to 1",
-        holds=lambda parallelism: 1 in (parallelism.tensor, parallelism.pipeline.stages),
-        cel="self.tensor == 1 || self.pipeline.stages == 1",
-    ),
-    Rule(
-        scope="spec.parallelism",
-        field="shardGroup",
-        sentence="only FSDP divides the state within groups, set sharding to FSDP or remove "
-        "shardGroup",
-        holds=lambda parallelism: (
-            parallelism.shard_group is None or parallelism.sharding is Sharding.FSDP
-        ),
-        cel="!has(self.shardGroup) || self.sharding == 'FSDP'",
-    ),
-    Rule(
-        scope="spec",
-        field="parallelism",
-        sentence="data {data} x pipeline {pipeline} x tensor {tensor} does not multiply to the "
-        "world of {world} ranks, set data to -1 or change workers",
-        holds=_multiplies_to_world,
-        cel=_FITS,
-        values={
-            "data": (lambda spec: spec.parallelism.data, "self.parallelism.data"),
-            "pipeline": (
-                lambda spec: spec.parallelism.pipeline.stages,
-                "self.parallelism.pipeline.stages",
-            ),
-            "tensor": (lambda spec: spec.parallelism.tensor, "self.parallelism.tensor"),
-            "world": (lambda spec: spec.workers.world_size, _WORLD),
-        },
-    ),
-    Rule(
-        scope="spec",
-        field="parallelism.shardGroup",
-        sentence="the data-parallel ranks do not make whole groups of {group}, choose a shardGroup "
-        "that divides their number",
-        holds=_makes_whole_groups,
-        cel=f"!has(self.parallelism.shardGroup) || !{_FITS} || "
-        f"{_DATA} % self.parallelism.shardGroup == 0",
-        values={
-            "group": (lambda spec: spec.parallelism.shard_group, "self.parallelism.shardGroup")
-        },
-    ),
-    Rule(
-        scope="spec",
-        field="parallelism.data",
-        sentence="data {data} leaves no room for the world to shrink, set data to -1 or remove "
-        "workers.minReplicas",
-        holds=lambda spec: spec.parallelism.data == -1 or not _may_shrink(spec),
-        cel=f"self.parallelism.data == -1 || {_FEWEST} >= self.workers.replicas",
-        values={"data": (lambda spec: spec.parallelism.data, "self.parallelism.data")},
-    ),
-    Rule(
-        scope="spec",
-        field="batch",
-        sentence="a function needs batch sizes, add batch with global and micro",
-        holds=lambda spec: not _is_function(spec) or spec.batch is not None,
-        cel=f"!{_FUNCTION} || has(self.batch)",
-    ),
-    Rule(
-        scope="spec.batch",
-        field="micro",
-        sentence="the global batch of {global} samples is no multiple of the micro-batch of "
-        "{micro}, change one of them",
-        holds=lambda batch: batch.global_batch % batch.micro == 0,
-        cel="self.global % self.micro == 0",
-        values={
-            "global": (lambda batch: batch.global_batch, "self.global"),
-            "micro": (lambda batch: batch.micro, "self.micro"),
-        },
-    ),
-    Rule(
-        scope="spec",
-        field="deepspeed.config",
-        sentence="this configuration has no effect without DeepSpeed, set parallelism.sharding to "
-        "ZeRO1, ZeRO2 or ZeRO3, or remove it",
-        holds=lambda spec: not spec.deepspeed.config or spec.parallelism.sharding.zero_stage > 0,
-        cel="!has(self.deepspeed.config) || size(dyn(self.deepspeed.config)) == 0 "
-        "|| self.parallelism.sharding.startsWith('ZeRO')",
     ),
 )
 
@@ -374,15 +166,15 @@ POD_RULES: Final = (
         field="workers.minReplicas",
         sentence="fewer workers are only used to shrink, set recovery.onLoss to Shrink or remove "
         "minReplicas",
-        holds=lambda spec: spec.recovery.on_loss is OnLoss.SHRINK or not _may_shrink(spec),
-        cel=f"self.recovery.onLoss == 'Shrink' || {_FEWEST} >= self.workers.replicas",
+        holds=lambda spec: spec.recovery.on_loss is OnLoss.SHRINK or not may_shrink(spec),
+        cel=f"self.recovery.onLoss == 'Shrink' || {FEWEST} >= self.workers.replicas",
     ),
     Rule(
         scope="spec",
         field="recovery.onLoss",
         sentence="to shrink, set workers.minReplicas to less than workers.replicas",
-        holds=lambda spec: spec.recovery.on_loss is not OnLoss.SHRINK or _may_shrink(spec),
-        cel=f"self.recovery.onLoss != 'Shrink' || {_FEWEST} < self.workers.replicas",
+        holds=lambda spec: spec.recovery.on_loss is not OnLoss.SHRINK or may_shrink(spec),
+        cel=f"self.recovery.onLoss != 'Shrink' || {FEWEST} < self.workers.replicas",
     ),
     Rule(
         scope="spec.workers.template.spec",

@@ -9,8 +9,8 @@ from reknit_operator.api.communication import Communication
 from reknit_operator.api.recovery import DEFAULT_COPIES, WrongNumbers
 from reknit_operator.api.rules import Rule
 from reknit_operator.api.spec import JobSpec
+from reknit_operator.api.trainingrules import FUNCTION, is_function
 
-_FUNCTION: Final = "has(self.entrypoint.__function__)"
 _NOT_SERVED: Final = "!has(self.parameterServers)"
 
 
@@ -23,8 +23,8 @@ SERVER_RULES: Final = (
         scope="spec",
         field="parameterServers",
         sentence="a command finds no parameter servers, remove parameterServers or give a function",
-        holds=lambda spec: spec.entrypoint.function is not None or not _is_served(spec),
-        cel=f"{_FUNCTION} || {_NOT_SERVED}",
+        holds=lambda spec: is_function(spec) or not _is_served(spec),
+        cel=f"{FUNCTION} || {_NOT_SERVED}",
     ),
     Rule(
         scope="spec.parameterServers",

@@ -10,10 +10,10 @@ from reknit_operator.api.ruletable import (
     FAULT_RULES,
     JOB_RULES,
     POD_RULES,
-    TRAINING_RULES,
 )
 from reknit_operator.api.serverrules import SERVER_RULES
 from reknit_operator.api.spec import JobSpec
+from reknit_operator.api.trainingrules import TRAINING_RULES
 from reknit_operator.api.transitions import validate_update
 from reknit_operator.api.types import DistributedTrainingJob
 
