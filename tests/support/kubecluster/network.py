@@ -58,8 +58,13 @@ def start_network(folder: Path, certificates: Certificates, daemons: Daemons) ->
 
 
 def remove_rules(programs: Path) -> None:
-    """Takes back what the proxy has told the kernel."""
+    """Takes back what the proxy and kubelets have told the kernel."""
     subprocess.run([programs / PROXY, "--cleanup"], capture_output=True, check=False)
+    for program in ("iptables", "ip6tables"):
+        for table in ("mangle", "nat", "filter"):
+            for chain in ("KUBE-KUBELET-CANARY", "KUBE-PROXY-CANARY"):
+                command = [program, "--table", table, "--delete-chain", chain]
+                subprocess.run(command, capture_output=True, check=False)
 
 
 def ip(*arguments: str) -> None:
