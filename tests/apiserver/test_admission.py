@@ -2,8 +2,9 @@
 
 import pytest
 
+from brokenmanifests import BROKEN
 from kubeapi import RefusalError
-from manifests import BROKEN, FIXED_CHANGES, FREE_CHANGES, SOUND, change
+from manifests import FIXED_CHANGES, FREE_CHANGES, SOUND, change
 from reknit_operator.api.shape import parse_object
 from reknit_operator.constants import Kind
 from reknit_operator.kube.resources import RESOURCES, collection_path

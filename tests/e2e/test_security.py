@@ -2,8 +2,9 @@
 
 import pytest
 
+from brokenmanifests import BROKEN
 from kubectl import KubectlError
-from manifests import BROKEN, change
+from manifests import change
 
 ACCOUNT = "/var/run/secrets/kubernetes.io"
 KNOCK = (

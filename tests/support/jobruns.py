@@ -23,7 +23,10 @@ REKNIT = Path(sys.executable).parent / "reknit"
 def environment() -> dict[str, str]:
     """Of `reknit run`, with the tests' tasks on the path."""
     path = os.pathsep.join(filter(None, (str(TASKS), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    # Pytest's variables change with every test, and a nursery serves no other environment than its
+    # own.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def spec(sharding: str, **config: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from functools import partial
 
 import torch
-from engine_cases import TASKS, Case, drawn, recipe
+from engine_cases import Case, drawn, recipe
+from engine_models import TASKS
 from torch import nn
 
 from reknit.comm.group import RankGroup

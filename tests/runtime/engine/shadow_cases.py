@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from engine_cases import TASKS, Case, Shard, State, _copy, assemble, drawn, join, recipe
+from engine_cases import Case, Shard, State, _copy, assemble, drawn, join, recipe
+from engine_models import TASKS
 
 from reknit.comm.group import RankGroup
 from reknit.data.loader import StepLoader

@@ -2,7 +2,8 @@
 
 import pytest
 
-from manifests import BROKEN, CONTAINERS, SOUND
+from brokenmanifests import BROKEN
+from manifests import CONTAINERS, SOUND
 from reknit.agent.environment import command_environment
 from reknit.layout import Degrees
 from reknit.protocol.base import Endpoint, Generation
