@@ -43,7 +43,8 @@ def run(
     job = read_job(file, assignments)
     folder = rundir.choose(job.metadata.name, run_dir, resume=resume)
     wanted = parse(kills, job.spec.workers.world_size)
-    with Nursery.of(os.environ) as nursery:
+    # The processes of a shared nursery do not bear this session's mark, and are not killed.
+    with Nursery() if wanted else Nursery.of(os.environ) as nursery:
         with console.status("checking the job"):
             checked = check(file, assignments, folder, partial(inspect_warm, nursery=nursery))
         with rundir.claimed(folder):

@@ -5,15 +5,15 @@ import signal
 import subprocess
 from pathlib import Path
 
-from jobruns import REKNIT, Cli, Run
+from jobruns import OWN_NURSERY, REKNIT, Cli, Run
 
 
 def start_job(cli: Cli) -> Run:
     entrypoint = {"function": "tasks:train", "config": {"steps": 1_000_000}}
     workers = {"replicas": 2, "processesPerReplica": 1}
-    run = cli.start(
-        cli.manifest(entrypoint=entrypoint, workers=workers, checkpoint={"everySteps": 20})
-    )
+    manifest = cli.manifest(entrypoint=entrypoint, workers=workers, checkpoint={"everySteps": 20})
+    # Deeds are done to processes that bear the session's mark, which a shared nursery's lack.
+    run = cli.start(manifest, **OWN_NURSERY)
     run.wait_for_step(5)
     return run
 
