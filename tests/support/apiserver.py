@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import yaml
 
 import kubeprograms
+from kubecluster.waiting import until
 
 ADMIN: Final = "admin"
 START_SECONDS: Final = 60
@@ -145,17 +145,15 @@ class ApiServer:
             )
 
     def _await_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_ready():
+        def is_ready() -> bool:
             for process in self._processes:
                 if process.poll() is not None:
                     raise RuntimeError(
                         f"{process.args[0]} has ended; see the logs in {self.folder}"
                     )
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the API server is not ready; see the logs in {self.folder}")
-            # Nothing but an answer tells that it is ready.
-            time.sleep(0.05)
+            return self._is_ready()
+
+        until(is_ready, START_SECONDS, lambda: f"see the logs in {self.folder}")
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):

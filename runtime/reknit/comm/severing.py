@@ -1,20 +1,11 @@
 """Ending all waiting for other ranks of a generation, from beside the training thread."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
 from reknit.comm.sockets import Socket, break_off, fingerprint, tcp_sockets
-
-
-class Severable(Protocol):
-    """What can be broken off while another thread waits in it."""
-
-    def sever(self) -> None:
-        """Makes waiting calls raise; may be called again and again, from any thread."""
-        ...
 
 
 class GlooConnections:

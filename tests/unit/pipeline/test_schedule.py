@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from reknit.layout import PipelineSchedule
 from reknit.pipeline.schedule import Action, Kind, actions, bubble, in_flight, obstacle
-from reknit.pipeline.timeline import dependency, timeline, waiting_share
+from timeline import dependency, timeline, waiting_share
 
 GPIPE, ONE_F_ONE_B, INTERLEAVED = PipelineSchedule
 
