@@ -5,6 +5,8 @@ BIN := .venv/bin
 UV := UV_CACHE_DIR=$(UV_CACHE) .bootstrap/venv/bin/uv
 STAMP := .venv/.installed
 ENV := OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu
+# One test process per core; a file's tests stay together and share what its fixtures started.
+PARALLEL := -n auto --dist loadfile
 PIN := pip compile --quiet pyproject.toml --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 KIND_CLUSTER := reknit
@@ -46,16 +48,16 @@ generated: $(STAMP) ## Check that generated files are fresh
 	@$(BIN)/python -m reknit_operator.api.crd --check crds helm/reknit/files
 
 unit: $(STAMP) ## Run the unit and property tests
-	@$(ENV) $(BIN)/pytest tests/unit
+	@$(ENV) $(BIN)/pytest $(PARALLEL) tests/unit
 
 simulation: $(STAMP) ## Run the state machines against faults in virtual time
-	@$(ENV) $(BIN)/pytest tests/simulation
+	@$(ENV) $(BIN)/pytest $(PARALLEL) tests/simulation
 
 runtime: $(STAMP) ## Run real processes: numerics, checkpoints, faults
-	@$(ENV) $(BIN)/pytest tests/runtime
+	@$(ENV) $(BIN)/pytest $(PARALLEL) tests/runtime
 
 test-long: $(STAMP) ## Run the full form of tests that `make test` runs in a short one (an hour)
-	@$(ENV) $(BIN)/pytest -m long
+	@$(ENV) $(BIN)/pytest $(PARALLEL) -m long
 
 gen: $(STAMP) ## Write the generated files anew
 	@$(BIN)/python -m reknit_operator.api.crd --write crds helm/reknit/files

@@ -25,9 +25,9 @@ from reknit.checkpoint.manifest import (
     parse_folder_name,
 )
 from reknit.checkpoint.retention import Found, find
-from reknit.errors import CheckpointMismatchError, ConfigurationError
+from reknit.errors import ConfigurationError
 from reknit.protocol.base import Generation, Json
-from reknit.state.description import Interval, StateSource, TensorSpec
+from reknit.state.description import Interval, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,11 @@ class Rejected:
     path: Path
     reason: str
 
+    @property
+    def was_committed(self) -> bool:
+        """It was complete once, so that someone may count on it."""
+        return (self.path / MARKER_NAME).exists()
+
 
 def newest(folder: str | PathLike[str], *, verify_contents: bool = True) -> CheckpointInfo | None:
     """The complete checkpoint of the highest version (then generation) in `folder`, None without.
@@ -57,24 +62,24 @@ def newest(folder: str | PathLike[str], *, verify_contents: bool = True) -> Chec
     Raises:
         ConfigurationError: the folder cannot be read.
     """
-    for found in reversed(_find(Path(folder))):
-        examined = examine(Path(folder, found.name), verify_contents=verify_contents)
-        if isinstance(examined, CheckpointInfo):
-            return examined
-    return None
+    return search(folder, verify_contents=verify_contents)[0]
 
 
-def rejected(folder: str | PathLike[str], *, verify_contents: bool = True) -> list[Rejected]:
-    """The folders that `newest` never returns, oldest first, each with the reason.
+def search(
+    folder: str | PathLike[str], *, verify_contents: bool = True
+) -> tuple[CheckpointInfo | None, list[Rejected]]:
+    """What `newest` returns, and what it has passed over on the way there, the newest first.
 
     Raises:
         ConfigurationError: the folder cannot be read.
     """
-    examined = [
-        examine(Path(folder, found.name), verify_contents=verify_contents)
-        for found in _find(Path(folder))
-    ]
-    return [entry for entry in examined if isinstance(entry, Rejected)]
+    passed: list[Rejected] = []
+    for found in reversed(_find(Path(folder))):
+        examined = examine(Path(folder, found.name), verify_contents=verify_contents)
+        if isinstance(examined, CheckpointInfo):
+            return examined, passed
+        passed.append(examined)
+    return None, passed
 
 
 def examine(
@@ -198,36 +203,6 @@ class CheckpointSource:
 def open_checkpoint(info: CheckpointInfo) -> CheckpointSource:
     """The state in a checkpoint, as a `StateSource`."""
     return CheckpointSource(info)
-
-
-def verify_model(source: StateSource, specs: Mapping[str, TensorSpec]) -> None:
-    """Checks that `source` has exactly the tensors of `specs`, in the same shapes.
-
-    Number formats may differ: whoever installs the state converts.
-
-    Raises:
-        CheckpointMismatchError: with one sentence that names the first difference.
-    """
-    differences = [
-        f"it has no {name}, which the model and its optimizer need"
-        for name in specs
-        if name not in source.specs
-    ]
-    differences += [
-        f"it holds {name}, which the model and its optimizer do not have"
-        for name in source.specs
-        if name not in specs
-    ]
-    differences += [
-        f"{name} has shape {source.specs[name].shape} there and {spec.shape} in the model"
-        for name, spec in specs.items()
-        if name in source.specs and source.specs[name].shape != spec.shape
-    ]
-    if differences:
-        more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
-        raise CheckpointMismatchError(
-            f"the checkpoint {source} does not fit the model: {differences[0]}{more}"
-        )
 
 
 def _stop(entry: tuple[PieceEntry, str]) -> int:

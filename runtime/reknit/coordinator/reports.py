@@ -346,6 +346,8 @@ def _resumed(state: Membership, running: Running, message: Resumed, now: float) 
         text += f"; {count(redone, 'step')} {'is' if redone == 1 else 'are'} redone"
     if message.anew:
         text += f"; what compression had left out is lost on ranks {sorted(message.anew)}"
+    if message.damaged:
+        text += f"; newer checkpoints cannot be used ({'; '.join(message.damaged)})"
     note = write(
         now,
         "Resumed",

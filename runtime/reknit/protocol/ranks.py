@@ -193,6 +193,8 @@ class Resumed(Message):
     """What this took on rank 0: join, agree, transfer."""
     anew: tuple[int, ...] = ()
     """Ranks whose memory of what compression has left out was lost, and begins empty."""
+    damaged: tuple[str, ...] = ()
+    """Newer checkpoints that had been complete and cannot be used any more, with the reasons."""
 
 
 class Finished(Message):

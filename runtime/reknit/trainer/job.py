@@ -27,10 +27,10 @@ from reknit.job import (
     Transform,
 )
 from reknit.layout import BatchPlan
-from reknit.protocol.base import Json
+from reknit.protocol.base import Generation, Json
 from reknit.protocol.ranks import StepDone
 from reknit.protocol.settings import JobSettings
-from reknit.strategies.base import Built, Recipe, build
+from reknit.strategies.base import Built, Recipe, Strategy, build
 from reknit.strategies.rounds import passes_per_local_step
 from reknit.trainer import closing
 from reknit.trainer.engine import RankBatch, TrainingEngine
@@ -38,6 +38,7 @@ from reknit.trainer.link import Link
 from reknit.trainer.loading import Drawer
 from reknit.trainer.sent import sent_figures
 from reknit.trainer.session import Session
+from reknit.trainer.step import StepResult
 from reknit.trainer.timing import peak_memory_bytes
 from reknit.trainer.training import Training
 
@@ -60,6 +61,8 @@ class RankJob(Job):
         self._engine: TrainingEngine | None = None
         self._total_steps: int | None = None
         self._logged: dict[str, float] = {}
+        self._sent: tuple[Generation | None, dict[str, float]] = (None, {})
+        """What a step sends in this generation."""
 
     @property
     def rank(self) -> int:
@@ -265,9 +268,7 @@ class RankJob(Job):
         }
         if result.loss_scale is not None:
             metrics["loss_scale"] = result.loss_scale
-        metrics |= sent_figures(
-            training.stepper.strategy, self._settings, training.group.world_size
-        )
+        metrics |= self._sent_figures(training, training.stepper.strategy, result)
         self._link.tell(
             StepDone(
                 generation=training.group.generation,
@@ -295,6 +296,17 @@ class RankJob(Job):
         if engine.leave_agreed:
             unsaved = self._session.survive(lambda: closing.save_before_leaving(training))
             raise StoppedError(unsaved)
+
+    def _sent_figures(
+        self, training: Training, strategy: Strategy, result: StepResult
+    ) -> dict[str, float]:
+        known, figures = self._sent
+        if known != training.group.generation:
+            figures = sent_figures(strategy, self._settings, training.group.world_size)
+            # Before the first update the optimizer has no state whose copies could be counted.
+            if not result.skipped:
+                self._sent = training.group.generation, figures
+        return figures
 
 
 def total_steps(num_samples: int, steps: int | None, epochs: int | None, global_batch: int) -> int:

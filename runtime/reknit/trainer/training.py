@@ -71,6 +71,8 @@ class Training:
         self._built = built
         self._anew: tuple[int, ...] = ()
         """Ranks that begin this generation without what they alone had."""
+        self._damaged: tuple[str, ...] = ()
+        """What is wrong with the checkpoints that this generation would rather have begun with."""
 
     @property
     def group(self) -> RankGroup:
@@ -116,7 +118,7 @@ class Training:
         """
         start = time.monotonic()
         self.moments.take_place(self.group.rank)
-        self._anew = ()
+        self._anew = self._damaged = ()
         self._enter_phase(Moment.AGREE)
         told = self._standings()
         agreement = agree(
@@ -146,6 +148,7 @@ class Training:
                     source=source,
                     seconds=seconds,
                     anew=self._anew,
+                    damaged=self._damaged,
                 )
             )
         self._open_ledger()
@@ -179,7 +182,7 @@ class Training:
         checkpoint = self.settings.checkpoint
         source, durable = "beginning", None
         if checkpoint is not None:
-            info = agree_on_checkpoint(Path(checkpoint.path), self.group)
+            info, self._damaged = agree_on_checkpoint(Path(checkpoint.path), self.group)
             if info is not None:
                 with open_checkpoint(info) as opened:
                     self.state = stepper.install(opened)

@@ -1,8 +1,8 @@
 """What people write without Reknit: a DDP script and a DeepSpeed script, started by torchrun.
 
 Both train the model of `workload.py`, from the weights that Reknit begins with, on the same samples
-in the same order. Rank 0 prints one line of JSON: the time at which each step was complete, seconds
-since the epoch, and the mean loss of the last step.
+in the same order. Rank 0 tells of its steps in a file, a line of JSON for each: the time at which
+it was complete, seconds since the epoch, and for the last one the mean loss.
 """
 
 import json
@@ -10,8 +10,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -39,18 +40,17 @@ def micro_batches(config: Config, rank: int, num_ranks: int) -> Iterator[torch.T
     yield from DataLoader(Subset(dataset, samples), batch_size=config.micro)
 
 
-Outcome: TypeAlias = tuple[list[float], float]
-"""Seconds since the epoch at which each step was complete, and this rank's loss of the last one."""
+Tell: TypeAlias = Callable[[torch.Tensor], None]
+"""A step is complete; its loss on this rank."""
 
 
-def train_ddp(config: Config) -> Outcome:
+def train_ddp(config: Config, tell: Tell) -> None:
     """As a script with torch alone does it."""
     dist.init_process_group("gloo")
     model = DistributedDataParallel(make_model(config))
     optimizer = make_optimizer(list(model.parameters()))
     batches = micro_batches(config, dist.get_rank(), dist.get_world_size())
     accumulation = config.global_batch // config.micro // dist.get_world_size()
-    done, total = [], torch.zeros(())
     for _ in range(config.steps):
         total = torch.zeros(())
         for index in range(accumulation):
@@ -61,11 +61,10 @@ def train_ddp(config: Config) -> Outcome:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        done.append(time.time())
-    return done, float(total)
+        tell(total)
 
 
-def train_deepspeed(config: Config) -> Outcome:
+def train_deepspeed(config: Config, tell: Tell) -> None:
     """As a script with DeepSpeed does it, under ZeRO-2."""
     import deepspeed
 
@@ -91,7 +90,6 @@ def train_deepspeed(config: Config) -> Outcome:
         },
     )
     batches = micro_batches(config, dist.get_rank(), dist.get_world_size())
-    done, total = [], torch.zeros(())
     for _ in range(config.steps):
         total = torch.zeros(())
         for _ in range(accumulation):
@@ -99,20 +97,40 @@ def train_deepspeed(config: Config) -> Outcome:
             engine.backward(loss)
             engine.step()
             total += loss.detach() / accumulation
-        done.append(time.time())
-    return done, float(total)
+        tell(total)
+
+
+class Teller:
+    """Writes down when steps are complete.
+
+    Args:
+        file: of all steps; only rank 0 writes there.
+        num_steps: after which the ranks put their losses together.
+    """
+
+    def __init__(self, file: str, num_steps: int) -> None:
+        path = Path(file if os.environ["RANK"] == "0" else os.devnull)
+        self._lines = path.open("w", buffering=1)
+        self._remaining = num_steps
+
+    def __call__(self, loss: torch.Tensor) -> None:
+        done = time.time()
+        self._remaining -= 1
+        metrics = {}
+        if self._remaining == 0:
+            dist.all_reduce(loss)
+            metrics = {"loss": float(loss) / dist.get_world_size()}
+        record = {"kind": "step", "time": done, "metrics": metrics}
+        self._lines.write(json.dumps(record) + "\n")
 
 
 def main() -> None:
-    """Trains as the first argument says: ddp or deepspeed; the second is the workload's JSON."""
+    """Trains as the first argument says: ddp or deepspeed; then the workload's JSON, and a file."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     train = {"ddp": train_ddp, "deepspeed": train_deepspeed}[sys.argv[1]]
-    done, loss = train(Config(**json.loads(sys.argv[2])))
-    mean = torch.tensor(loss)
-    dist.all_reduce(mean)
-    if os.environ["RANK"] == "0":
-        print(json.dumps({"done": done, "loss": float(mean) / dist.get_world_size()}), flush=True)
+    config = Config(**json.loads(sys.argv[2]))
+    train(config, Teller(sys.argv[3], config.steps))
     dist.destroy_process_group()
 
 

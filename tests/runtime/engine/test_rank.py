@@ -1,6 +1,7 @@
 """Rank processes with a test in the place of their agents."""
 
 import socket
+from pathlib import Path
 
 import engine_tasks
 import pytest
@@ -103,6 +104,23 @@ def test_a_finished_job_that_is_run_again_has_nothing_to_do(start, settings, tmp
         # Two ranks share what one rank evaluated alone.
         assert found.metrics == pytest.approx(expected.metrics, rel=1e-6)
     assert model.exists()
+
+
+def test_a_damaged_checkpoint_is_told_and_an_older_one_taken(start, settings):
+    checkpoint = settings.checkpoint.model_copy(update={"keep": 2})
+    settings = changed(settings, checkpoint=checkpoint)
+    first = start(settings, 2)
+    assert [rank.until(Finished).step for rank in first] == [8, 8]
+    assert [rank.end() for rank in first] == [0, 0]
+    older, newer = first[0].all(Checkpointed)[-2:]
+    newest = Path(newer.location)
+    shard = next(newest.glob("shard-*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    again = start(settings, 2, counter=2)
+    resumed = again[0].until(Resumed)
+    assert (resumed.step, resumed.source) == (older.step, older.location)
+    assert resumed.damaged == (f"{newest.name}: {shard.name} is damaged: its checksum differs",)
+    assert [rank.until(Finished).step for rank in again] == [8, 8]
 
 
 def test_an_exception_on_one_rank_is_told_at_once(start, settings):

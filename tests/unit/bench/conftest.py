@@ -12,7 +12,8 @@ BENCH = Path(__file__).parents[2] / "bench"
 @pytest.fixture(autouse=True)
 def _path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     known = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCH / "recovery"))
+    for name in ("overhead", "recovery"):
+        monkeypatch.syspath_prepend(str(BENCH / name))
     yield
     for name in set(sys.modules) - known:
         if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):

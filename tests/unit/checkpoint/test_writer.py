@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from reknit.checkpoint.files import NewFile
-from reknit.checkpoint.reader import rejected
+from reknit.checkpoint.reader import search
 from reknit.checkpoint.writer import Checkpointer, WriteProgress
 from reknit.errors import ConfigurationError
 from reknit.protocol.base import Generation
@@ -365,7 +365,7 @@ def test_an_earlier_job_with_the_same_generation_does_not_get_mixed_in(
     assert job.ranks[1].begin(5, job.state(1, 5))
     job.wait()
     assert newest_version() is None
-    assert "bytes instead of" in rejected(tmp_path / "checkpoints")[0].reason
+    assert "bytes instead of" in search(tmp_path / "checkpoints")[1][0].reason
     assert job.ranks[0].begin(5, job.state(0, 5))
     job.wait()
     job.commit(5)

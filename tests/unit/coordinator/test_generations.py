@@ -279,13 +279,18 @@ def test_what_a_rank_reports_becomes_a_sentence(drive) -> None:
     job.say(0, Checkpointed(step=20, location="/c/step-20", error="no space left on device"))
     job.say(0, Evaluated(step=20, metrics={"loss": 1.25}))
     job.say(1, CopyDiffered(step=20, ward=0))
-    assert [record.message for record in job.records[-5:]] == [
+    damaged = ("step-20: shard-0 is damaged", "step-15: the manifest is damaged")
+    resumed = Resumed(generation=job.generation, step=10, source="/c/step-10", damaged=damaged)
+    job.say(0, resumed)
+    assert [record.message for record in job.records[-6:]] == [
         "Training starts from the beginning.",
         "The checkpoint of step 10 is durable after 1.50 s.",
         "The checkpoint of step 20 could not be written: no space left on device",
         "The evaluation at step 20 gave loss 1.25.",
         "The copy of rank 0's shard on rank 1 on w1 differed from its original at step 20, and was "
         "made anew.",
+        "Training goes on from step 10; newer checkpoints cannot be used (step-20: shard-0 is "
+        "damaged; step-15: the manifest is damaged).",
     ]
     assert job.state.checkpoint.step == 10
     assert job.state.checkpoint.error == "no space left on device"
