@@ -18,7 +18,7 @@ TAG := 0.1.0
 	bench-operator bench-overhead bench-pipeline bench-ps bench-recovery clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install everything into .venv (about 6 GB, most of it torch)
 

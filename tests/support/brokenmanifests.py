@@ -60,6 +60,29 @@ BROKEN = {
         "spec.precision",
         "a command chooses its own number format, remove precision or give a function",
     ),
+    "seed for a command": (
+        COMMAND | {"spec.seed": 1},
+        "spec.seed",
+        "a command seeds itself, remove seed or give a function",
+    ),
+    "checkpoint steps for a command": (
+        COMMAND | {"spec.checkpoint.everySteps": 5},
+        "spec.checkpoint",
+        "a command writes its checkpoints itself, remove every, everySteps and keep or give a "
+        "function",
+    ),
+    "checkpoint period for a command": (
+        COMMAND | {"spec.checkpoint.every": "5m"},
+        "spec.checkpoint",
+        "a command writes its checkpoints itself, remove every, everySteps and keep or give a "
+        "function",
+    ),
+    "checkpoints kept for a command": (
+        COMMAND | {"spec.checkpoint.keep": 1},
+        "spec.checkpoint",
+        "a command writes its checkpoints itself, remove every, everySteps and keep or give a "
+        "function",
+    ),
     "copies for a command": (
         COMMAND | {"spec.recovery.copies": 2},
         "spec.recovery.copies",

@@ -35,6 +35,8 @@ CONTAINERS = "spec.workers.template.spec.containers"
 SOUND = {
     "shortest": {},
     "command": COMMAND,
+    "command with a volume": COMMAND
+    | {"spec.checkpoint": {"volume": {"hostPath": {"path": "/a"}}, "every": "600s"}},
     "command of another framework": COMMAND | {"spec.framework": "TensorFlow"},
     "empty config of a command": COMMAND
     | {"spec.entrypoint": {"command": ["python"], "config": {}}},

@@ -13,6 +13,7 @@ from reknit_operator.api.pods import Volume
 
 DEFAULT_CHECKPOINT_PERIOD = timedelta(minutes=10)
 DEFAULT_COPIES: Final = 1
+DEFAULT_KEEP: Final = 3
 
 
 class RuleAction(StrEnum):
@@ -121,7 +122,7 @@ class Checkpoint(Part):
     """Time between checkpoints; 10m if everySteps is not given either."""
     every_steps: Annotated[int, Field(ge=1, le=INT_MAX)] | None = None
     """Committed steps between checkpoints."""
-    keep: Annotated[int, Field(ge=1, le=1000)] = 3
+    keep: Annotated[int, Field(ge=1, le=1000)] = DEFAULT_KEEP
     """Newest checkpoints that are kept."""
 
     @model_validator(mode="after")

@@ -13,12 +13,12 @@ from reknit_operator.api.pods import (
     PodSpecTemplate,
     Volume,
 )
-from reknit_operator.api.recovery import DEFAULT_COPIES, WrongNumbers
+from reknit_operator.api.recovery import DEFAULT_COPIES, DEFAULT_KEEP, Checkpoint, WrongNumbers
 from reknit_operator.api.recovery import Rule as FailureRule
 from reknit_operator.api.reserved import NAMES, PREFIXES
 from reknit_operator.api.rules import Rule
 from reknit_operator.api.serverrules import SERVER_RULES
-from reknit_operator.api.spec import Entrypoint, Parallelism
+from reknit_operator.api.spec import Entrypoint, JobSpec, Parallelism
 from reknit_operator.api.trainingrules import (
     FEWEST,
     FUNCTION,
@@ -63,6 +63,11 @@ def _leaves_training_alone(container: ContainerTemplate) -> bool:
 
 def _has_unique_names(template: PodSpecTemplate) -> bool:
     return len({container.name for container in template.containers}) == len(template.containers)
+
+
+def _leaves_checkpoints_alone(spec: JobSpec) -> bool:
+    unset = Checkpoint(volume=spec.checkpoint.volume)
+    return is_function(spec) or spec.checkpoint == unset
 
 
 JOB_RULES: Final = (
@@ -129,6 +134,24 @@ ENTRYPOINT_RULES: Final = (
         sentence="a command chooses its own number format, remove precision or give a function",
         holds=lambda spec: is_function(spec) or spec.precision is Precision.FP32,
         cel=f"{FUNCTION} || self.precision == 'FP32'",
+    ),
+    Rule(
+        scope="spec",
+        field="seed",
+        sentence="a command seeds itself, remove seed or give a function",
+        holds=lambda spec: is_function(spec) or spec.seed == 0,
+        cel=f"{FUNCTION} || self.seed == 0",
+    ),
+    Rule(
+        scope="spec",
+        field="checkpoint",
+        sentence="a command writes its checkpoints itself, remove every, everySteps and keep or "
+        "give a function",
+        holds=_leaves_checkpoints_alone,
+        # Ten minutes in seconds are what a person may have written for the default.
+        cel=f"{FUNCTION} || (!has(self.checkpoint.everySteps) && "
+        f"self.checkpoint.keep == {DEFAULT_KEEP} && "
+        "(!has(self.checkpoint.every) || self.checkpoint.every in ['10m', '600s']))",
     ),
     Rule(
         scope="spec",

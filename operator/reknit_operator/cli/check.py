@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import JobSettings
@@ -11,6 +12,9 @@ from reknit_operator.cli.dryrun import inspect_function
 from reknit_operator.cli.manifests import local_settings, read_job
 from reknit_operator.cli.refusal import Refusal
 from reknit_operator.planning.plan import Plan, cut_obstacle, make_plan, obstacle
+
+_NOWHERE: Final = "runs"
+"""Stands for a run's folder where nothing is written."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Checked:
 def check(
     file: Path,
     assignments: Sequence[str],
-    run_dir: Path,
+    run_dir: Path | None,
     inspect: Callable[[JobSettings, Path], Inspection] | None = None,
 ) -> Checked:
     """Reads, validates and inspects a job.
@@ -35,14 +39,14 @@ def check(
     Args:
         file: the manifest.
         assignments: values of its configuration that are to be others.
-        run_dir: where the job would run.
+        run_dir: where the job will run; None if it may run in a cluster as well.
         inspect: makes the dry run; by default in a process of its own.
 
     Raises:
         Refusal: it cannot run.
     """
     job = read_job(file, assignments)
-    settings = local_settings(job, run_dir)
+    settings = local_settings(job, run_dir or file.parent / _NOWHERE)
     inspection = None
     if settings.function is not None:
         inspection = (inspect or inspect_function)(settings, file.parent)
@@ -53,4 +57,6 @@ def check(
         if found is not None:
             axis, reason = found
             raise Refusal([f"{file}: spec.parallelism.{axis}: {reason}"])
-    return Checked(job, settings, inspection, make_plan(settings, inspection))
+    only_local = run_dir is None and job.spec.checkpoint.volume is None
+    plan = make_plan(settings, inspection, only_local=only_local)
+    return Checked(job, settings, inspection, plan)

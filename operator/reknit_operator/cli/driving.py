@@ -35,6 +35,14 @@ class Session(Protocol):
         """The job's records from number `after` on."""
         ...
 
+    def failure(self) -> str | None:
+        """What of the run folder cannot be written, in a sentence; None if everything is there."""
+        ...
+
+    def num_unwritten(self) -> int:
+        """Records that are in memory alone."""
+        ...
+
     async def wait(self) -> DistributedTrainingJob:
         """Waits until the job is finished, or stopped."""
         ...
@@ -149,6 +157,7 @@ class _Run:
         self.kills = kills
         self._next = 0
         self._committed = 0
+        self._told_failure = False
 
     def fresh(self) -> tuple[Record, ...]:
         history = self._session.records(self._next)
@@ -184,6 +193,7 @@ class _Run:
         records = self.fresh()
         status = await self._session.status() if self._display.wants_status else None
         self._display.show(records, status)
+        self._tell_failure()
         steps = [record.step for record in records if record.kind == "step"]
         self._committed = max([self._committed, *steps])
         due, self.kills = split(self.kills, self._committed)
@@ -192,6 +202,15 @@ class _Run:
             text = "was killed" if killed else "had no process left to kill"
             self._display.say(
                 f"--kill {kill}: rank {kill.rank} {text} after step {self._committed}"
+            )
+
+    def _tell_failure(self) -> None:
+        """Tells once of a run folder that cannot be written; a full disk may come and go."""
+        failure = self._session.failure()
+        if failure is not None and not self._told_failure:
+            self._told_failure = True
+            self._display.say(
+                f"{failure}; training goes on, and records are kept in memory until there is room"
             )
 
 

@@ -74,7 +74,7 @@ def _judged(settings: JobSettings, status: int, output: str, errors: str) -> Ins
     except ValidationError:
         raise Refusal(
             [f"the dry run of {settings.function} ended with {ending(status)}"],
-            traceback=errors[-KEPT_OUTPUT:].strip() or None,
+            output=errors[-KEPT_OUTPUT:].strip(),
         ) from None
     if isinstance(found, InspectionFailure):
         raise Refusal(found.problems, found.traceback)

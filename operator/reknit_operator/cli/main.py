@@ -64,7 +64,7 @@ def validate(file: File, assignments: Set = None) -> None:
 
     console = Console()
     with console.status("checking the job"):
-        checked = check(file, assignments or [], _nowhere(file))
+        checked = check(file, assignments or [], None)
     console.print(
         f"{file} is in order", style="green", highlight=False, markup=False, soft_wrap=True
     )
@@ -90,7 +90,7 @@ def plan(
 
     console = Console()
     with Console(stderr=as_json).status("looking into the job"):
-        checked = check(file, assignments or [], _nowhere(file))
+        checked = check(file, assignments or [], None)
     if as_json:
         print(checked.plan.model_dump_json(indent=2))
     else:
@@ -234,11 +234,6 @@ def main() -> None:
     except Refusal as refusal:
         refusal.show(Console(stderr=True))
         sys.exit(refusal.exit_code)
-
-
-def _nowhere(file: Path) -> Path:
-    """Stands for a run's folder where nothing is written."""
-    return file.parent / "runs"
 
 
 if __name__ == "__main__":

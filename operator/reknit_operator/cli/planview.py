@@ -92,6 +92,7 @@ def server_notes(plan: Plan, served: ServedPlan) -> Iterator[str]:
         yield f"Of {plural(served.num_tables, 'table')} only rows that a step needs travel."
     yield f"Servers that may be lost at once: {served.survivable}."
     yield f"If more is lost, or all ranks, state comes from {plan.last_resort}."
+    yield from _cluster_note(plan)
     yield f"A lost rank's process is replaced by {plan.warm_start}."
 
 
@@ -219,9 +220,18 @@ def loss_notes(plan: Plan) -> Iterator[str]:
             f"Copies cannot take the steps of {plan.unfollowed}: under ZeRO its state is sent "
             f"after each step. If a rank is lost meanwhile, state comes from {plan.last_resort}."
         )
+    yield from _cluster_note(plan)
     if plan.num_pods > 1:
         yield "The table holds where each pod runs on a node of its own."
     yield f"A lost rank's process is replaced by {plan.warm_start}."
+
+
+def _cluster_note(plan: Plan) -> Iterator[str]:
+    if plan.only_local:
+        yield (
+            "In a cluster the job writes no checkpoints, as no checkpoint.volume is given: if more "
+            "is lost there, training starts again."
+        )
 
 
 def _heading(console: Console, text: str) -> None:

@@ -3,23 +3,28 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
 from rich.console import Console
 
+from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.build.settings import grace_period
 from reknit_operator.cli import rundir, summary
 from reknit_operator.cli.check import Checked, check
 from reknit_operator.cli.display.output import OutputTail
 from reknit_operator.cli.display.shown import LiveDisplay, PlainDisplay, display_for
-from reknit_operator.cli.driving import Aborted, Interrupts, drive, start
+from reknit_operator.cli.driving import Aborted, Interrupts, Session, drive, start
 from reknit_operator.cli.dryrun import inspect_warm
 from reknit_operator.cli.kills import Kill, parse
+from reknit_operator.cli.localrun import left_out, obstacles
 from reknit_operator.cli.manifests import read_job
 from reknit_operator.cli.refusal import Refusal
 from reknit_operator.cli.report.build import write_report
+from reknit_operator.cli.words import plural
 from reknit_operator.local.nursery import Nursery
 
 
@@ -41,6 +46,9 @@ def run(
     """
     # The name is needed to choose the folder, which the checks need in turn.
     job = read_job(file, assignments)
+    problems = [f"{file}: {sentence}" for sentence in obstacles(job)]
+    if problems:
+        raise Refusal(problems)
     folder = rundir.choose(job.metadata.name, run_dir, resume=resume)
     wanted = parse(kills, job.spec.workers.world_size)
     # The processes of a shared nursery do not bear this session's mark, and are not killed.
@@ -48,6 +56,7 @@ def run(
         with console.status("checking the job"):
             checked = check(file, assignments, folder, partial(inspect_warm, nursery=nursery))
         with rundir.claimed(folder):
+            _tell_left_out(console, checked.job)
             return _run(console, errors, file, checked, folder, wanted, metrics_port, nursery)
 
 
@@ -71,7 +80,8 @@ def _run(
             )
     except Aborted:
         end = summary.Outcome(summary.ExitCode.STOPPED, f"{name} was ended at once")
-    nursery.keep_log(folder / "logs")
+    with suppress(OSError):
+        nursery.keep_log(folder / "logs")
     report = _report(errors, folder)
     if end.code is not summary.ExitCode.CONFIGURATION:
         console.print()
@@ -92,9 +102,17 @@ def _run(
             console.out(f"Go on with: reknit run {file} --resume --run-dir {folder}")
     else:
         Refusal([end.headline]).show(errors)
+    if end.warning is not None:
+        errors.print(end.warning, style="red", markup=False, highlight=False, soft_wrap=True)
     if end.traceback is not None:
         Refusal([], end.traceback).show(errors)
     return int(end.code)
+
+
+def _tell_left_out(console: Console, job: DistributedTrainingJob) -> None:
+    paths = ", ".join(left_out(job))
+    if paths:
+        console.print(f"A local run leaves out: {paths}", markup=False, soft_wrap=True)
 
 
 def _report(errors: Console, folder: Path) -> Path | None:
@@ -129,7 +147,11 @@ async def _session(
         nursery=nursery,
     )
     await start(session)
-    rundir.describe(folder, checked.job, checked.plan)
+    try:
+        rundir.describe(folder, checked.job, checked.plan)
+    except OSError as error:
+        await session.close()
+        raise Refusal([f"--run-dir: {folder} cannot be written ({error.strerror})"]) from None
     with interrupts.listening():
         job = await drive(
             session,
@@ -138,4 +160,12 @@ async def _session(
             grace=grace_period(checked.job.spec),
             interrupts=interrupts,
         )
-    return summary.outcome(job)
+    return replace(summary.outcome(job), warning=_unwritten(session))
+
+
+def _unwritten(session: Session) -> str | None:
+    """What a closed session could not leave in its folder."""
+    failure, number = session.failure(), session.num_unwritten()
+    if failure is None or not number:
+        return failure
+    return f"{failure}; its history lacks the last {plural(number, 'record')}"

@@ -29,6 +29,8 @@ class Outcome:
     headline: str
     traceback: str | None = None
     """The user's own; the last thing on the screen."""
+    warning: str | None = None
+    """What went wrong beside the job."""
 
 
 def outcome(job: DistributedTrainingJob) -> Outcome:

@@ -19,6 +19,9 @@ class HistoryFile:
     A coordinator forgets when it dies, and its successor numbers from 0. Here records have one
     numbering, a step that two coordinators tell of stands once, and an earlier run in the same
     folder comes first.
+
+    On a full disk records stay in memory; each call of `gather` tries again to write them, in
+    their order, and so does `close`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,8 +42,11 @@ class HistoryFile:
                 logger.warning("%s holds a line that is no record; it is left out", path)
                 continue
             self._remember(history.records[0])
-        self._file = path.open("ab")
+        # Without a buffer: what a full disk has not taken is known to the byte.
+        self._file = path.open("ab", buffering=0)
         self._file.truncate(len(whole))
+        self._unwritten = bytearray()
+        self._failure: str | None = None
 
     def __enter__(self) -> "HistoryFile":
         return self
@@ -55,7 +61,19 @@ class HistoryFile:
 
     def close(self) -> None:
         """Closes the file; the records can still be read."""
-        self._file.close()
+        if not self._file.closed:
+            self._write()
+            self._file.close()
+
+    @property
+    def num_unwritten(self) -> int:
+        """Records that are not, or not whole, in the file."""
+        return self._unwritten.count(b"\n")
+
+    @property
+    def failure(self) -> str | None:
+        """Why the latest records could not be written; None if all of them are in the file."""
+        return self._failure
 
     def records(self, after: int) -> History:
         """The records from number `after` on."""
@@ -69,6 +87,7 @@ class HistoryFile:
 
     async def gather(self, client: CoordinatorClient, incarnation: int) -> None:
         """Takes over what the coordinator of `incarnation` has recorded since the last time."""
+        self._write()
         history = await client.history(self._next.get(incarnation, 0))
         if history is None:
             return
@@ -77,16 +96,26 @@ class HistoryFile:
         if history.next <= self._next.get(incarnation, 0):
             return
         self._next[incarnation] = history.next
-        lines = [
-            record.model_dump_json().encode() + b"\n"
-            for record in history.records[fresh:]
-            if self._remember(record)
-        ]
+        for record in history.records[fresh:]:
+            if self._remember(record):
+                self._unwritten += record.model_dump_json().encode() + b"\n"
+        self._write()
         self._grown.set()
         self._grown = asyncio.Event()
-        if not self._file.closed:
-            self._file.write(b"".join(lines))
-            self._file.flush()
+
+    def _write(self) -> None:
+        """Writes what is not in the file yet, as far as there is room."""
+        if self._file.closed:
+            return
+        try:
+            while self._unwritten:
+                # The last call before the disk is full may take a part, also of a line.
+                written = self._file.write(self._unwritten)
+                del self._unwritten[:written]
+        except OSError as error:
+            self._failure = error.strerror
+        else:
+            self._failure = None
 
     def _remember(self, record: Record) -> bool:
         if isinstance(record, EventRecord):

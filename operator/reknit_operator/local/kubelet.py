@@ -15,7 +15,7 @@ from reknit_operator.constants import LABEL_ROLE, Kind, Role
 from reknit_operator.local import podstatus
 from reknit_operator.local.environment import HostEnvironment, container_environment
 from reknit_operator.local.network import Network
-from reknit_operator.local.process import ChildProcess
+from reknit_operator.local.process import ChildProcess, open_log
 from reknit_operator.local.store import ObjectStore
 from reknit_operator.local.sweep import ENV_SESSION, sweep
 from reknit_operator.reconcile.client import NotFoundError, Object
@@ -111,13 +111,13 @@ class Kubelet:
         pod["spec"]["nodeName"] = podstatus.NODE
         pod["status"] = {"podIP": address}
         termination_log = self._state_dir / f"{name}.termination"
-        termination_log.touch()
         env = await self._environment(pod, termination_log)
         if env is None:
             return
         await self._before_start(pod)
         started = datetime.now(UTC)
         try:
+            termination_log.touch()
             process = self._start(pod, env)
         except OSError as error:
             logger.warning("Pod %s cannot be started: %s", name, error)
@@ -138,7 +138,7 @@ class Kubelet:
     def _start(self, pod: Object, env: dict[str, str]) -> ChildProcess:
         command = pod["spec"]["containers"][0]["command"]
         log_file = self._log_dir / f"{pod['metadata']['name']}.log"
-        with log_file.open("ab") as log:
+        with open_log(log_file) as log:
             return ChildProcess(command, env=env, output=log, working_dir=self._working_dir)
 
     async def _environment(self, pod: Object, termination_log: Path) -> dict[str, str] | None:

@@ -1,6 +1,7 @@
 """A child process that ends with this one, and that an event loop can wait for."""
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -9,7 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+logger = logging.getLogger(__name__)
+
 _SHIM: Final = Path(__file__).with_name("shim.py")
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Takes the output of a process; nowhere if `path` cannot be opened, as on a full disk.
+
+    The process matters more than what it says.
+    """
+    try:
+        return path.open("ab")
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error.strerror)
+        return Path(os.devnull).open("ab")
 
 
 class ChildProcess:

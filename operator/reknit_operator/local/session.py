@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,6 +15,7 @@ from reknit.protocol.status import CoordinatorStatus, History
 from reknit_operator.api.types import ConditionType, DistributedTrainingJob
 from reknit_operator.constants import LABEL_INCARNATION, LABEL_ROLE, Kind, Role
 from reknit_operator.local.history import HistoryFile
+from reknit_operator.local.incarnation import IncarnationFile
 from reknit_operator.local.metrics import MetricsServer
 from reknit_operator.local.nursery import Nursery
 from reknit_operator.local.supervisor import Supervisor
@@ -72,6 +72,7 @@ class LocalSession:
         metadata = job.metadata
         self._ref = Ref(Kind.JOB, metadata.namespace, metadata.name)
         self._history: HistoryFile | None = None
+        self._incarnation = IncarnationFile(run_dir / "incarnation")
         self._http: aiohttp.ClientSession | None = None
         self._gatherer: asyncio.Task[None] | None = None
         self._metrics: MetricsServer | None = None
@@ -146,6 +147,16 @@ class LocalSession:
         assert self._history is not None
         return await self._history.more(after)
 
+    def failure(self) -> str | None:
+        """What of the run folder cannot be written, in a sentence; None if everything is there."""
+        file = self._history
+        reason = self._incarnation.failure or (file.failure if file else None)
+        return reason and f"the run folder {self._run_dir} cannot be written: {reason}"
+
+    def num_unwritten(self) -> int:
+        """Records that are in memory alone."""
+        return 0 if self._history is None else self._history.num_unwritten
+
     async def wait(self) -> DistributedTrainingJob:
         """Waits until the job is finished, or stopped, and none of its pods runs."""
         store = self._supervisor.store
@@ -192,6 +203,7 @@ class LocalSession:
             await self._http.close()
         if self._metrics is not None:
             await self._metrics.close()
+        self._incarnation.save()
         if self._history is not None:
             self._history.close()
 
@@ -200,13 +212,10 @@ class LocalSession:
         item = self._job.to_object()
         item.pop("status", None)
         await self._supervisor.store.create(item)
-        with contextlib.suppress(FileNotFoundError):
-            last = int(self._incarnation_file().read_text())
+        last = self._incarnation.read()
+        if last is not None:
             status = {"membership": {"incarnation": last}}
             self._supervisor.store.set_status(self._ref, status)
-
-    def _incarnation_file(self) -> Path:
-        return self._run_dir / "incarnation"
 
     async def _before_start(self, pod: Object) -> None:
         """Makes an incarnation outlive this process before a coordinator can act under it.
@@ -216,13 +225,7 @@ class LocalSession:
         """
         labels = pod["metadata"]["labels"]
         if labels.get(LABEL_ROLE) == Role.COORDINATOR:
-            file = self._incarnation_file()
-            fresh = file.with_suffix(".new")
-            with fresh.open("w") as stream:
-                stream.write(labels[LABEL_INCARNATION])
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.replace(file)
+            self._incarnation.keep(labels[LABEL_INCARNATION])
 
     async def _before_stop(self, pod: Object) -> None:
         """Fetches the last records of a coordinator that is about to end."""
@@ -235,6 +238,7 @@ class LocalSession:
             await asyncio.sleep(_GATHER_PERIOD.total_seconds())
 
     async def _gather_once(self) -> None:
+        self._incarnation.save()
         found = self._coordinator()
         if found is not None and self._history is not None:
             client, incarnation = found

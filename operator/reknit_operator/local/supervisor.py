@@ -18,7 +18,7 @@ from reknit_operator.local.environment import HostEnvironment
 from reknit_operator.local.kubelet import Hook, Kubelet
 from reknit_operator.local.network import Network
 from reknit_operator.local.nursery import Nursery
-from reknit_operator.local.process import ChildProcess
+from reknit_operator.local.process import ChildProcess, open_log
 from reknit_operator.local.server import StoreServer
 from reknit_operator.local.store import ObjectStore
 from reknit_operator.local.sweep import ENV_SESSION, sweep
@@ -143,7 +143,7 @@ class Supervisor:
         command += ["--checkpoint-root", str(self.run_dir.resolve() / "checkpoints")]
         while True:
             started = loop.time()
-            with (log_dir / "operator.log").open("ab") as log:
+            with open_log(log_dir / "operator.log") as log:
                 process = ChildProcess(command, env=host.base(), output=log)
             self.operator_pid = process.pid
             try:

@@ -68,6 +68,9 @@ class Plan(Message):
     """Memory of the parked process in each pod; None for a command, which has none."""
     last_resort: str | None
     """Where state comes from that nobody holds any more; None for a command, which sees to it."""
+    only_local: bool = False
+    """Whether the job writes checkpoints on one machine, but in a cluster would have no place for
+    them."""
     unfollowed: str | None
     """The optimizer whose steps a copy of a shard cannot take, so that its state is sent after
     each; None if copies can follow, or if there are none."""
@@ -75,8 +78,15 @@ class Plan(Message):
     """How a rank's process comes to life again."""
 
 
-def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
-    """The plan of a job; `inspection` is None for a command, whose program is not looked into.
+def make_plan(
+    settings: JobSettings, inspection: Inspection | None, *, only_local: bool = False
+) -> Plan:
+    """The plan of a job.
+
+    Args:
+        settings: the job.
+        inspection: None for a command, whose program is not looked into.
+        only_local: whether a cluster would have no place for its checkpoints.
 
     Raises:
         ValueError: the degrees or the batch do not fit the world.
@@ -88,6 +98,7 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
     pipeline = pipeline_plan(settings, degrees, inspection) if inspection else None
     steps = inspection.total_steps if inspection else None
     samples = inspection.num_samples if inspection else None
+    otherwise = last_resort(settings.checkpoint, only_local=only_local)
     return Plan(
         name=settings.name,
         world_size=settings.world_size,
@@ -103,10 +114,11 @@ def make_plan(settings: JobSettings, inspection: Inspection | None) -> Plan:
         epochs=steps * batch.global_batch / samples if steps and samples and batch else None,
         pipeline=pipeline,
         sent=sent(settings, inspection, degrees.data) if inspection else None,
-        choices=_choices(settings, inspection, degrees, pipeline) if inspection else (),
+        choices=_choices(settings, inspection, degrees, pipeline, otherwise) if inspection else (),
         served=served_plan(settings, inspection) if inspection else None,
         parked_bytes=parked_memory(inspection) if inspection else None,
-        last_resort=last_resort(settings.checkpoint) if inspection else None,
+        last_resort=otherwise if inspection else None,
+        only_local=only_local and inspection is not None,
         unfollowed=_unfollowed(settings, inspection) if inspection else None,
         warm_start=_warm_start(settings, inspection),
     )
@@ -117,6 +129,7 @@ def _choices(
     inspection: Inspection,
     degrees: Degrees,
     pipeline: PipelinePlan | None,
+    otherwise: str,
 ) -> tuple[Choice, ...]:
     pods = [seat.pod for seat in seats(settings.name, settings.processes_per_worker, degrees)]
     is_cut = degrees.pipeline > 1 or degrees.tensor > 1
@@ -134,7 +147,7 @@ def _choices(
                     mesh,
                     pods,
                     settings.recovery.copies,
-                    settings.checkpoint,
+                    otherwise,
                 ),
                 obstacle=obstacle(sharding, inspection),
             )

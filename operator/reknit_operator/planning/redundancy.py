@@ -29,7 +29,7 @@ def redundancy(
     mesh: Mesh,
     pods: Sequence[str],
     copies: int,
-    checkpoint: CheckpointSettings | None,
+    otherwise: str,
 ) -> Redundancy:
     """What a way of sharding means for the loss of ranks.
 
@@ -38,7 +38,7 @@ def redundancy(
         mesh: where each rank stands.
         pods: the pod of each rank; each is taken to run on a node of its own.
         copies: copies of each shard.
-        checkpoint: what there is beyond memory.
+        otherwise: where state comes from that is in no memory.
     """
     shares = mesh.shares(sharding)
     holders = 1 + survivable_ranks(shares, pods, copies)
@@ -46,13 +46,18 @@ def redundancy(
     return Redundancy(
         parameter_copies=holders if weights_alone else mesh.num_data,
         optimizer_copies=holders,
-        source=_source(shares, pods, copies) or last_resort(checkpoint),
+        source=_source(shares, pods, copies) or otherwise,
         survivable=_survivable(shares, pods, copies),
     )
 
 
-def last_resort(checkpoint: CheckpointSettings | None) -> str:
-    """Where state comes from that nobody holds in memory any more."""
+def last_resort(checkpoint: CheckpointSettings | None, *, only_local: bool = False) -> str:
+    """Where state comes from that nobody holds in memory any more.
+
+    Args:
+        checkpoint: what there is beyond memory.
+        only_local: whether a cluster would have no place for it.
+    """
     if checkpoint is None:
         return "nowhere: training starts again, as no checkpoint.volume is given"
     bounds = []
@@ -60,7 +65,8 @@ def last_resort(checkpoint: CheckpointSettings | None) -> str:
         bounds.append(f"{checkpoint.every_steps} steps")
     if checkpoint.every_seconds is not None:
         bounds.append(_words(timedelta(seconds=checkpoint.every_seconds)))
-    return f"the newest checkpoint, at most {' or '.join(bounds)} old"
+    whose = " of a local run" if only_local else ""
+    return f"the newest checkpoint{whose}, at most {' or '.join(bounds)} old"
 
 
 def _source(shares: Sequence[int], pods: Sequence[str], copies: int) -> str | None:

@@ -61,8 +61,11 @@ def _run(
 ) -> Inspection:
     # Imported late: a mistake in the configuration is reported before torch is loaded.
     from reknit.inspection.job import Inspected, InspectionJob
+    from reknit.inspection.stored import check_stored
 
     job = InspectionJob(settings, batch)
     with suppress(Inspected):
         function.call(job, config)
-    return job.result()
+    found = job.result()
+    check_stored(settings.checkpoint, found)
+    return found

@@ -11,7 +11,6 @@ from typing import Final
 
 import torch
 
-from reknit.errors import CheckpointMismatchError
 from reknit.protocol.base import Json
 from reknit.state import optimizer as optimizer_state
 from reknit.state.description import (
@@ -22,6 +21,7 @@ from reknit.state.description import (
     TensorSpec,
     share,
 )
+from reknit.state.fitting import first_difference, mismatch
 from reknit.state.intervals import Placed
 
 DROPPABLE: Final = ("worker/", "compression/")
@@ -180,26 +180,20 @@ class StateLayout:
         }
         expected |= {name: tuple(tensor.shape) for name, tensor in self.whole.items()}
         expected |= {name: spec.shape for name, spec in self.fixed_specs.items()}
-        for name, shape in expected.items():
-            if name not in source.specs:
-                raise _mismatch(source, f"it has no {name}, which the model needs")
-            if source.specs[name].shape != shape:
-                raise _mismatch(
-                    source, f"{name} has shape {source.specs[name].shape} there and {shape} here"
-                )
-        for name in source.specs:
-            if not name.startswith(("optimizer/", *DROPPABLE)) and name not in expected:
-                raise _mismatch(source, f"it holds {name}, which the model does not have")
+        stored = {
+            name: spec
+            for name, spec in source.specs.items()
+            if not name.startswith(("optimizer/", *DROPPABLE))
+        }
+        difference = first_difference(expected, stored)
+        if difference is not None:
+            raise mismatch(source, difference)
         for key, name, spec in optimizer_state.tensor_specs(source):
             if name not in self.shapes:
-                raise _mismatch(source, f"it holds {key} of {name}, which is not trained here")
+                raise mismatch(source, f"it holds {key} of {name}, which is not trained here")
             if not self.replicated and spec.shape != self.shapes[name]:
-                raise _mismatch(source, f"{key} of {name} cannot be divided among ranks")
+                raise mismatch(source, f"{key} of {name} cannot be divided among ranks")
         optimizer_state.check_class(source, self.optimizer)
-
-
-def _mismatch(source: StateSource, difference: str) -> CheckpointMismatchError:
-    return CheckpointMismatchError(f"the checkpoint {source} does not fit: {difference}")
 
 
 def _read(source: StateSource, piece: Piece) -> None:

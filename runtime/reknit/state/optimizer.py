@@ -15,6 +15,7 @@ import torch
 from reknit.errors import CheckpointMismatchError
 from reknit.protocol.base import Json
 from reknit.state.description import StateSource, TensorSpec
+from reknit.state.fitting import REMEDY
 
 State: TypeAlias = dict[str, Any]
 """What `Optimizer.state` has for one tensor."""
@@ -228,7 +229,7 @@ def check_class(source: StateSource, optimizer: torch.optim.Optimizer) -> None:
     if name != class_name(optimizer):
         raise CheckpointMismatchError(
             f"the checkpoint {source} was written with the optimizer {name}, not "
-            f"{class_name(optimizer)}"
+            f"{class_name(optimizer)}; {REMEDY}"
         )
 
 

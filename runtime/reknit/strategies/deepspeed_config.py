@@ -50,7 +50,24 @@ _ZERO_SETTINGS: Final = frozenset(
         "use_multi_rank_bucket_allreduce",
     }
 )
-"""Passed on to DeepSpeed; those of stage 3 also with the prefix `stage3_`."""
+"""Passed on to DeepSpeed; those of stage 3 also with the prefix."""
+
+_STAGE_3: Final = "stage3_"
+
+_ONLY_STAGE_3: Final = frozenset(
+    {
+        "leaf_module",
+        "max_live_parameters",
+        "max_reuse_distance",
+        "model_persistence_threshold",
+        "module_granularity_threshold",
+        "param_persistence_threshold",
+        "prefetch_bucket_size",
+        "sub_group_size",
+        "use_all_reduce_for_fetch_params",
+    }
+)
+"""Of these, what stages 1 and 2 do not look at, also without the prefix."""
 
 _SCALE_SETTINGS: Final = frozenset(
     {"hysteresis", "initial_scale_power", "loss_scale", "loss_scale_window", "min_loss_scale"}
@@ -119,8 +136,17 @@ def _zero(settings: Mapping[str, Json], sharding: Sharding) -> Iterator[str]:
                     f"{path}.stage: is {value!r}, but spec.parallelism.sharding is {sharding}; "
                     "remove it"
                 )
-        elif key.removeprefix("stage3_") not in _ZERO_SETTINGS:
+        elif key.removeprefix(_STAGE_3) not in _ZERO_SETTINGS:
             yield f"{path}.{key}: is not supported; remove it"
+        elif sharding is not Sharding.ZERO3 and _belongs_to_stage_3(key):
+            yield (
+                f"{path}.{key}: has no effect, as spec.parallelism.sharding is {sharding} and not "
+                "ZeRO3; remove it"
+            )
+
+
+def _belongs_to_stage_3(key: str) -> bool:
+    return key.startswith(_STAGE_3) or key in _ONLY_STAGE_3
 
 
 def _half(key: str, settings: Mapping[str, Json], precision: Precision) -> Iterator[str]:
@@ -132,7 +158,11 @@ def _half(key: str, settings: Mapping[str, Json], precision: Precision) -> Itera
                 yield f"{path}: is {value!r}, but spec.precision is {precision}; remove it"
         elif key == "bf16" or name not in _SCALE_SETTINGS:
             yield f"{path}: is not supported; remove it"
-        elif value != _AUTO and not _is_number(value):
+        elif value == _AUTO:
+            continue
+        elif not wanted:
+            yield f"{path}: has no effect, as spec.precision is {precision}, not FP16; remove it"
+        elif not _is_number(value):
             yield f"{path}: must be a number that is not negative, not {value!r}"
 
 

@@ -325,8 +325,11 @@ def total_steps(num_samples: int, steps: int | None, epochs: int | None, global_
         assert epochs is not None
         total = epochs * num_samples // global_batch
     if total < 1:
-        raise ConfigurationError(
-            "job.batches: there is nothing to train on, as "
-            f"{'steps' if steps is not None else 'epochs'} comes to {total} steps"
+        reason = (
+            f"steps is {steps}; raise it"
+            if epochs is None
+            else f"{epochs} x {num_samples} samples are less than one batch of {global_batch}; "
+            "lower spec.batch.global or raise epochs"
         )
+        raise ConfigurationError(f"job.batches: there is nothing to train on, as {reason}")
     return total

@@ -1,6 +1,7 @@
 """A whole job on the local backend: real operator, real processes, a stand-in for training."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ from datetime import timedelta
 import aiohttp
 import pytest
 
+from fulldisk import room
 from reknit.errors import ConfigurationError
 from reknit.protocol.outcome import ExitClass
 from reknit_operator.local.sweep import ENV_SESSION, find
@@ -134,6 +136,66 @@ async def test_a_later_run_in_the_same_folder_goes_on_counting(
     signal_pod(notes["job-worker-0"])
     async with patience():
         await session.wait()
+
+
+async def test_a_run_folder_that_is_full_for_a_while_costs_nothing(
+    make_session, stage, signal_pod, patience, tmp_path
+):
+    """Also not if a coordinator dies meanwhile."""
+    run = tmp_path / "run"
+    stage.set_history("First")
+    session = await make_session()
+    notes = await stage.ready(*WORKERS, COORDINATOR)
+    assert await told(session, 1) == [("First", COORDINATOR)]
+    assert session.failure() is None
+
+    stage.set_history("First", "Second")
+    with room(0):
+        assert await told(session, 2) == [("First", COORDINATOR), ("Second", COORDINATOR)]
+        assert session.failure().startswith(f"the run folder {run} cannot be written: ")
+        assert session.num_unwritten() == 1
+        signal_pod(notes[COORDINATOR], signal.SIGKILL)
+        await stage.ready("job-coordinator-2")
+        await told(session, 4)
+        assert reasons_in(run) == ["First"]
+        assert (run / "incarnation").read_text() == "1"
+
+    stage.set_history("First", "Second", "Third")
+    await told(session, 5)
+    assert (session.failure(), session.num_unwritten()) == (None, 0)
+    assert reasons_in(run) == ["First", "Second", "First", "Second", "Third"]
+    assert (run / "incarnation").read_text() == "2"
+    for name in WORKERS:
+        signal_pod(notes[name])
+    async with patience():
+        job = await session.wait()
+    assert condition(job, "Succeeded").status == "True"
+
+
+async def test_a_run_folder_that_stays_full_does_not_change_how_the_job_ends(
+    make_session, stage, signal_pod, patience, tmp_path
+):
+    stage.set_history("First")
+    session = await make_session()
+    notes = await stage.ready(*WORKERS, COORDINATOR)
+    await told(session, 1)
+    stage.set_history("First", "Second")
+    with room(0):
+        for name in WORKERS:
+            signal_pod(notes[name])
+        async with patience():
+            job = await session.wait()
+        await session.close()
+        assert session.num_unwritten() == 1
+        assert session.failure()
+    assert condition(job, "Succeeded").status == "True"
+    assert [record.reason for record in session.records(0).records] == ["First", "Second"]
+    assert reasons_in(tmp_path / "run") == ["First"]
+
+
+def reasons_in(run):
+    lines = (run / "history.jsonl").read_text().splitlines()
+    return [json.loads(line)["reason"] for line in lines]
 
 
 async def test_killing_a_rank_and_reading_metrics(make_session, stage, wait_for_end):

@@ -137,6 +137,9 @@ class FakeSession:
     stopped_with: timedelta | None = None
     closed: int = 0
     played: int = 0
+    failures: Sequence[str | None] = (None,)
+    """What of its folder cannot be written, at each look; the last one stays."""
+    unwritten: int = 0
 
     def __post_init__(self) -> None:
         self._over = asyncio.Event()
@@ -161,6 +164,14 @@ class FakeSession:
             self._over.set()
         self.looked.set()
         return History(records=tuple(self.script[after : self.played]), next=self.played)
+
+    def failure(self) -> str | None:
+        now, *later = self.failures
+        self.failures = later or [now]
+        return now
+
+    def num_unwritten(self) -> int:
+        return self.unwritten
 
     async def wait(self) -> DistributedTrainingJob:
         await self._over.wait()

@@ -93,6 +93,18 @@ async def test_a_kill_that_came_to_nothing_is_told(
     assert notes.said == ["--kill 1@11: the job ended before that step"]
 
 
+async def test_a_folder_that_cannot_be_written_is_told_once(
+    make_session: Any, records: list[Record], job: DistributedTrainingJob
+) -> None:
+    session = make_session(records, job, failures=[None, "full", "full", None, "full"])
+    notes = Notes()
+    assert await run(session, notes) is job
+    assert notes.records == records
+    assert notes.said == [
+        "full; training goes on, and records are kept in memory until there is room"
+    ]
+
+
 async def test_the_first_interrupt_stops_with_grace(
     make_session: Any, records: list[Record], job: DistributedTrainingJob
 ) -> None:

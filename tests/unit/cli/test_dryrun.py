@@ -54,7 +54,7 @@ def test_a_process_that_dies_is_told_with_what_it_wrote(inspect: Inspect, tmp_pa
     (tmp_path / "dies_early.py").write_text(source)
     refusal = refused(inspect, tmp_path, "dies_early:train")
     assert refusal.problems == ("the dry run of dies_early:train ended with exit status 7",)
-    assert refusal.traceback == "last words"
+    assert (refusal.output, refusal.traceback) == ("last words", None)
     assert refusal.exit_code == 1
 
 

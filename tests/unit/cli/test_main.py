@@ -1,10 +1,12 @@
 """The command line as a person meets it."""
 
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,26 @@ def play(
     """Has `reknit run` meet a session that plays records; returns the sessions it makes."""
 
     def arrange(
-        kind: str = "Succeeded", reason: str = "Completed", *, error: Any = None, **status: Any
+        kind: str = "Succeeded",
+        reason: str = "Completed",
+        *,
+        error: Any = None,
+        failures: Sequence[str | None] = (None,),
+        unwritten: int = 0,
+        **status: Any,
     ) -> list[Any]:
         made: list[Any] = []
 
         def make(job: DistributedTrainingJob, **arguments: Any) -> Any:
             end = with_condition(job, kind, reason, **status)
-            session = make_session(records, end, start_error=error, stride=5)
+            session = make_session(
+                records,
+                end,
+                start_error=error,
+                stride=5,
+                failures=failures,
+                unwritten=unwritten,
+            )
             session.arguments = arguments
             made.append(session)
             text = "".join(record.model_dump_json() + "\n" for record in records)
@@ -150,6 +165,21 @@ def test_plan_prints_tables(reknit: Reknit, manifest: Path, inspected: None) -> 
     ended = reknit("plan", manifest)
     assert "None (chosen)" in ended.out
     assert "tiny-worker-1" in ended.out
+
+
+def test_plan_says_where_there_are_no_checkpoints(
+    reknit: Reknit, manifest: Path, inspected: None
+) -> None:
+    note = "In a cluster the job writes no checkpoints"
+    manifest.write_text(manifest.read_text() + "  parallelism: {sharding: ZeRO1}\n")
+    ended = reknit("plan", manifest)
+    assert note in ended.out
+    assert "state comes from the newest checkpoint of a local run, at most" in ended.out
+    volume = "  checkpoint: {volume: {hostPath: {path: /checkpoints}}}\n"
+    manifest.write_text(manifest.read_text() + volume)
+    ended = reknit("plan", manifest)
+    assert note not in ended.out
+    assert "state comes from the newest checkpoint, at most" in ended.out
 
 
 def test_run_sums_up_and_leaves_a_report(
@@ -312,3 +342,72 @@ def test_a_refusal_shows_sentences_or_the_traceback_alone() -> None:
     assert Refusal(["a"]).exit_code == 2
     assert Refusal(["a"], "Traceback").exit_code == 1
     assert str(Refusal(["a", "b"])) == "a; b"
+
+
+def test_a_dry_run_that_dies_is_told_after_its_last_words(reknit: Reknit, manifest: Path) -> None:
+    (manifest.parent / "tiny.py").write_text(
+        "import os, signal, sys\n"
+        "print('last words', file=sys.stderr, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = reknit("validate", manifest)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == "last words\nthe dry run of tiny:train ended with signal 9\n"
+
+
+def test_a_dry_run_that_dies_silently_has_failed_too() -> None:
+    assert Refusal(["it died"], output="").exit_code == 1
+
+
+def test_a_suspended_job_is_refused(
+    reknit: Reknit, manifest: Path, play: Callable[..., list[Any]]
+) -> None:
+    made = play()
+    manifest.write_text(manifest.read_text() + "  suspend: true\n")
+    ended = reknit("run", manifest)
+    sentence = f"{manifest}: spec.suspend: a suspended job has nothing to run, set suspend to false"
+    assert (ended.code, ended.out, ended.err) == (2, "", sentence + "\n")
+    assert made == []
+    assert not Path("runs").exists()
+    # In a cluster it is a job like any other.
+    assert reknit("validate", manifest).code == 0
+
+
+def test_a_run_names_what_it_leaves_out(
+    reknit: Reknit, manifest: Path, play: Callable[..., list[Any]]
+) -> None:
+    play()
+    assert "leaves out" not in reknit("run", manifest).out
+    manifest.write_text(manifest.read_text() + "  image: a\n  source: {configMap: {name: b}}\n")
+    ended = reknit("run", manifest)
+    assert ended.code == 0
+    assert ended.out.splitlines()[0] == "A local run leaves out: image, source"
+
+
+def test_a_full_run_folder_does_not_change_how_the_job_ends(
+    reknit: Reknit, manifest: Path, play: Callable[..., list[Any]]
+) -> None:
+    made = play(failures=["the folder is full"], unwritten=2)
+    ended = reknit("run", manifest)
+    assert ended.code == 0
+    assert ended.out.count("the folder is full; training goes on") == 1
+    assert ended.err == "the folder is full; its history lacks the last 2 records\n"
+    assert made[0].closed == 1
+
+
+def test_a_folder_that_fills_up_at_the_start_is_refused(
+    reknit: Reknit,
+    manifest: Path,
+    play: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = play()
+
+    def describe(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(rundir, "describe", describe)
+    ended = reknit("run", manifest)
+    assert ended.code == 2
+    assert ended.err == "--run-dir: runs/tiny-1 cannot be written (No space left on device)\n"
+    assert made[0].closed == 1

@@ -2,9 +2,11 @@
 
 import pytest
 
+from fulldisk import room
 from reknit.protocol.base import Generation
 from reknit.protocol.status import EventRecord, History, StepRecord
 from reknit_operator.local.history import HistoryFile
+from reknit_operator.local.incarnation import IncarnationFile
 
 
 class Coordinator:
@@ -111,3 +113,58 @@ async def test_a_line_that_is_no_record_is_left_out(path, caplog):
     with HistoryFile(path) as history:
         assert told(history) == []
     assert "no record" in caplog.text
+
+
+@pytest.mark.parametrize("rest", [0, 1, 40])
+async def test_a_full_disk_costs_no_record(path, rest):
+    coordinator = Coordinator(event("a"))
+    with HistoryFile(path) as history:
+        await history.gather(coordinator, 1)
+        coordinator.records += [step(1), event("b")]
+        with room(path.stat().st_size + rest):
+            await history.gather(coordinator, 1)
+            coordinator.records.append(step(2))
+            await history.gather(coordinator, 1)
+            assert told(history) == ["a", 1, "b", 2]
+            assert history.failure
+            assert history.num_unwritten == 3
+        # There is nothing new, and room again.
+        await history.gather(coordinator, 1)
+        assert (history.failure, history.num_unwritten) == (None, 0)
+        assert len(path.read_text().splitlines()) == 4
+    with HistoryFile(path) as history:
+        assert told(history) == ["a", 1, "b", 2]
+
+
+async def test_what_a_full_disk_has_not_taken_is_written_at_the_end(path):
+    history = HistoryFile(path)
+    with room(0):
+        await history.gather(Coordinator(event("a")), 1)
+    history.close()
+    with HistoryFile(path) as history:
+        assert told(history) == ["a"]
+
+
+async def test_a_disk_that_stays_full_leaves_whole_records(path):
+    with HistoryFile(path) as history:
+        await history.gather(Coordinator(event("a")), 1)
+        with room(path.stat().st_size + 10):
+            await history.gather(Coordinator(event("b")), 2)
+            history.close()
+            assert history.failure
+    with HistoryFile(path) as history:
+        assert told(history) == ["a"]
+
+
+def test_an_incarnation_waits_for_room(tmp_path):
+    file = IncarnationFile(tmp_path / "incarnation")
+    assert file.read() is None
+    file.keep("1")
+    with room(0):
+        file.keep("2")
+        assert file.failure
+        file.save()
+        assert IncarnationFile(tmp_path / "incarnation").read() == 1
+    file.save()
+    assert file.failure is None
+    assert IncarnationFile(tmp_path / "incarnation").read() == 2

@@ -22,8 +22,7 @@ def problems(config, sharding=Sharding.ZERO2, precision=Precision.FP32, batch=BA
         {"train_batch_size": "auto", "gradient_accumulation_steps": "auto"},
         {"optimizer": "auto", "gradient_clipping": "auto"},
         {"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000, "overlap_comm": True}},
-        {"zero_optimization": {"stage3_max_live_parameters": 5, "max_live_parameters": 5}},
-        {"fp16": {"enabled": False}, "bf16": {"enabled": "auto"}},
+        {"fp16": {"enabled": False, "loss_scale": "auto"}, "bf16": {"enabled": "auto"}},
         {"wall_clock_breakdown": False},
     ],
 )
@@ -52,8 +51,11 @@ def test_what_repeats_or_leaves_open_the_spec_is_accepted(config):
         ({"zero_optimization": 2}, "zero_optimization: must be an object"),
         ({"fp16": {"enabled": True}}, "fp16.enabled: is True, but spec.precision is FP32"),
         ({"bf16": {"check_grad_overflow": True}}, "bf16.check_grad_overflow: is not supported"),
-        ({"fp16": {"loss_scale": -1}}, "fp16.loss_scale: must be a number"),
-        ({"fp16": {"hysteresis": True}}, "fp16.hysteresis: must be a number"),
+        ({"fp16": {"loss_scale": 0}}, "fp16.loss_scale: has no effect, as spec.precision is FP32"),
+        (
+            {"fp16": {"enabled": False, "hysteresis": 2}},
+            "fp16.hysteresis: has no effect, as spec.precision is FP32",
+        ),
         ({"wall_clock_breakdown": True}, "wall_clock_breakdown: is not supported"),
         ({"tensorboard": {"enabled": True}}, "tensorboard: is not supported"),
     ],
@@ -61,6 +63,25 @@ def test_what_repeats_or_leaves_open_the_spec_is_accepted(config):
 def test_a_contradiction_is_one_sentence_with_its_path(config, expected):
     (sentence,) = problems(config)
     assert sentence.startswith(f"spec.deepspeed.config.{expected}")
+
+
+@pytest.mark.parametrize("value", [-1, True, "much"])
+def test_settings_of_the_loss_scale_are_numbers(value):
+    config = {"fp16": {"loss_scale": value, "hysteresis": 2}}
+    (sentence,) = problems(config, precision=Precision.FP16)
+    assert sentence.startswith("spec.deepspeed.config.fp16.loss_scale: must be a number")
+
+
+@pytest.mark.parametrize(
+    "key", ["stage3_max_live_parameters", "max_live_parameters", "stage3_reduce_bucket_size"]
+)
+def test_settings_of_stage_3_belong_to_it(key):
+    config = {"zero_optimization": {key: 5}}
+    assert problems(config, Sharding.ZERO3) == []
+    for sharding in (Sharding.ZERO1, Sharding.ZERO2):
+        (sentence,) = problems(config, sharding)
+        assert sentence.startswith(f"spec.deepspeed.config.zero_optimization.{key}: has no effect")
+        assert f"is {sharding} and not ZeRO3" in sentence
 
 
 def test_precision_must_agree():

@@ -113,8 +113,8 @@ def test_the_number_of_steps(arguments, expected):
         ((100, None, None), "exactly one of steps and epochs"),
         ((100, 1, 1), "exactly one of steps and epochs"),
         ((0, 1, None), "no samples"),
-        ((100, 0, None), "steps comes to 0"),
-        ((7, None, 1), "epochs comes to 0"),
+        ((100, 0, None), "steps is 0; raise it"),
+        ((7, None, 1), "lower spec.batch.global or raise epochs"),
     ],
 )
 def test_runs_without_steps_are_refused(arguments, sentence):

@@ -78,7 +78,7 @@ def pods(*sizes: int) -> list[str]:
     ],
 )
 def test_who_holds_what(sharding: Sharding, copies: int, parameters: int, optimizer: int) -> None:
-    found = redundancy(sharding, Mesh(4), pods(2, 2), copies, CheckpointSettings(path="c"))
+    found = redundancy(sharding, Mesh(4), pods(2, 2), copies, "the newest checkpoint")
     assert (found.parameter_copies, found.optimizer_copies) == (parameters, optimizer)
 
 
@@ -104,7 +104,7 @@ def test_what_may_be_lost_at_once(
     world: list[str], copies: int, replicated: str | None, sharded: str | None
 ) -> None:
     for sharding in Sharding:
-        found = redundancy(sharding, Mesh(len(world)), world, copies, None)
+        found = redundancy(sharding, Mesh(len(world)), world, copies, "nowhere")
         assert found.survivable == (replicated if sharding is Sharding.NONE else sharded)
 
 
@@ -121,7 +121,7 @@ def test_where_lost_state_comes_from(
     world: list[str], copies: int, replicated: str, sharded: str
 ) -> None:
     for sharding in Sharding:
-        found = redundancy(sharding, Mesh(len(world)), world, copies, CheckpointSettings(path="c"))
+        found = redundancy(sharding, Mesh(len(world)), world, copies, "the newest checkpoint")
         assert found.source.startswith(replicated if sharding is Sharding.NONE else sharded)
 
 
@@ -139,7 +139,7 @@ def test_where_lost_state_comes_from(
 def test_stages_have_replicas_along_the_data_axis(
     mesh: Mesh, world: list[str], copies: int, source: str, survivable: str | None
 ) -> None:
-    found = redundancy(Sharding.NONE, mesh, world, copies, CheckpointSettings(path="c"))
+    found = redundancy(Sharding.NONE, mesh, world, copies, "the newest checkpoint")
     assert found.source.startswith(source)
     if survivable is None:
         assert found.survivable is None
@@ -211,6 +211,11 @@ def test_stages_with_replicas_in_other_pods_need_no_copies(
 def test_how_old_a_checkpoint_can_be(seconds: float | None, steps: int | None, text: str) -> None:
     checkpoint = CheckpointSettings(path="c", every_seconds=seconds, every_steps=steps)
     assert last_resort(checkpoint) == text
+
+
+def test_a_cluster_may_have_no_place_for_checkpoints() -> None:
+    found = last_resort(CheckpointSettings(path="c"), only_local=True)
+    assert found == "the newest checkpoint of a local run, at most 10 min old"
 
 
 def test_without_checkpoints_training_starts_again() -> None:

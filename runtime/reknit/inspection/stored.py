@@ -1,0 +1,34 @@
+"""Whether the checkpoint that a job would go on from belongs to its model."""
+
+from reknit.checkpoint.reader import newest
+from reknit.protocol.inspection import Inspection
+from reknit.protocol.settings import CheckpointSettings
+from reknit.state.fitting import first_difference, mismatch
+
+_PARAMETER = "param/"
+
+
+def check_stored(checkpoint: CheckpointSettings | None, found: Inspection) -> None:
+    """Compares the parameters with those of the newest complete checkpoint, if there is one.
+
+    Every strategy stores them alike: whole, tied ones under the first of their names, frozen ones
+    too. Buffers and optimizer state depend on more and are left to the ranks.
+
+    Raises:
+        CheckpointMismatchError: it is one of another model.
+        ConfigurationError: the folder cannot be read.
+    """
+    if checkpoint is None:
+        return
+    expected = {_PARAMETER + parameter.name: parameter.shape for parameter in found.parameters}
+    # Contents are only read if there is something to say: ranks pass over a damaged checkpoint.
+    for verify_contents in (False, True):
+        info = newest(checkpoint.path, verify_contents=verify_contents)
+        if info is None:
+            return
+        specs = info.manifest.specs
+        stored = {name: spec for name, spec in specs.items() if name.startswith(_PARAMETER)}
+        difference = first_difference(expected, stored)
+        if difference is None:
+            return
+    raise mismatch(info.path, difference)
