@@ -47,6 +47,7 @@ contracts: $(STAMP) ## Check which part may import which
 
 generated: $(STAMP) ## Check that generated files are fresh
 	@$(BIN)/python -m reknit_operator.api.crd --check crds helm/reknit/files
+	@$(BIN)/python -m reknit_operator.api.reference --check docs/manifest.md
 
 unit: $(STAMP) ## Run the unit and property tests
 	@$(ENV) $(BIN)/pytest $(PARALLEL) tests/unit
@@ -62,6 +63,7 @@ test-long: $(STAMP) ## Run the full form of tests that `make test` runs in a sho
 
 gen: $(STAMP) ## Write the generated files anew
 	@$(BIN)/python -m reknit_operator.api.crd --write crds helm/reknit/files
+	@$(BIN)/python -m reknit_operator.api.reference --write docs/manifest.md
 
 pins: .bootstrap/venv/bin/uv ## Compile requirements/ anew from pyproject.toml
 	@$(UV) $(PIN) --group bootstrap --output-file requirements/bootstrap.txt
