@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 ENV := OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu
 # One test process per core; a file's tests stay together and share what its fixtures started.
 PARALLEL := -n auto --dist loadfile
-PIN := pip compile --quiet pyproject.toml --python-version 3.11 --generate-hashes \
+PIN := pip compile --quiet --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 KIND_CLUSTER := reknit
 TAG := 0.1.0
@@ -22,15 +22,16 @@ help: ## List the targets
 
 setup: $(STAMP) ## Install everything into .venv (about 6 GB, most of it torch)
 
-.bootstrap/venv/bin/uv:
+.bootstrap/venv/bin/uv: requirements/bootstrap.txt
 	@$(PYTHON) -m venv .bootstrap/venv
-	@.bootstrap/venv/bin/pip install --quiet --disable-pip-version-check uv
+	@.bootstrap/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+		--requirement requirements/bootstrap.txt
 
 $(STAMP): requirements/dev.txt pyproject.toml | .bootstrap/venv/bin/uv
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	@echo "Installing packages into .venv ..."
 	@$(UV) pip sync --quiet --require-hashes requirements/dev.txt --python $(BIN)/python
-	@$(UV) pip install --quiet --no-deps --editable . --python $(BIN)/python
+	@$(UV) pip install --quiet --no-build-isolation --no-deps --editable . --python $(BIN)/python
 	@touch $@
 
 test: lint type contracts generated unit simulation runtime ## Run every check and test
@@ -46,6 +47,7 @@ contracts: $(STAMP) ## Check which part may import which
 
 generated: $(STAMP) ## Check that generated files are fresh
 	@$(BIN)/python -m reknit_operator.api.crd --check crds helm/reknit/files
+	@$(BIN)/python -m reknit_operator.api.reference --check docs/manifest.md
 
 unit: $(STAMP) ## Run the unit and property tests
 	@$(ENV) $(BIN)/pytest $(PARALLEL) tests/unit
@@ -61,12 +63,15 @@ test-long: $(STAMP) ## Run the full form of tests that `make test` runs in a sho
 
 gen: $(STAMP) ## Write the generated files anew
 	@$(BIN)/python -m reknit_operator.api.crd --write crds helm/reknit/files
+	@$(BIN)/python -m reknit_operator.api.reference --write docs/manifest.md
 
 pins: .bootstrap/venv/bin/uv ## Compile requirements/ anew from pyproject.toml
-	@$(UV) $(PIN) --extra operator --extra runtime --group dev --output-file requirements/dev.txt
-	@$(UV) $(PIN) --extra operator --constraint requirements/dev.txt \
+	@$(UV) $(PIN) --group bootstrap --output-file requirements/bootstrap.txt
+	@$(UV) $(PIN) pyproject.toml --extra operator --extra runtime --group dev \
+		--output-file requirements/dev.txt
+	@$(UV) $(PIN) pyproject.toml --extra operator --constraint requirements/dev.txt \
 		--output-file requirements/operator.txt
-	@$(UV) $(PIN) --extra runtime --extra examples --constraint requirements/dev.txt \
+	@$(UV) $(PIN) pyproject.toml --extra runtime --extra examples --constraint requirements/dev.txt \
 		--output-file requirements/runtime.txt
 
 test-apiserver: $(STAMP) ## Run operator and chart against a real API server (builds it first: minutes)

@@ -26,7 +26,7 @@ RUN if [ -n "${SYSTEM_PACKAGES}" ]; then \
  && useradd --uid 1000 --gid 1000 --create-home reknit
 COPY --from=build /opt/reknit /opt/reknit
 COPY examples/gpt_bytes/gpt_bytes.py examples/digits/digits.py \
-    examples/recommendation/recommendation.py /workspace/
+    examples/federated_digits/federated_digits.py examples/recommendation/recommendation.py /workspace/
 ENV PATH=/opt/reknit/bin:${PATH} PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 WORKDIR /workspace
 USER 1000:1000

@@ -142,7 +142,8 @@ class Job(ABC):
         rank asks the data set for its samples.
 
         Exactly one of `steps` and `epochs` is given. The order is a pure function of seed, epoch
-        and position; positions run on across epochs.
+        and position; positions run on across epochs, so that a batch may hold samples of two. Only
+        what is left of the last epoch and does not fill a global batch goes unused.
         """
 
     @abstractmethod
