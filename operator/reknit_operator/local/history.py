@@ -113,7 +113,7 @@ class HistoryFile:
                 written = self._file.write(self._unwritten)
                 del self._unwritten[:written]
         except OSError as error:
-            self._failure = error.strerror
+            self._failure = error.strerror or str(error)
         else:
             self._failure = None
 

@@ -45,6 +45,6 @@ class IncarnationFile:
                 os.fsync(stream.fileno())
             fresh.replace(self._path)
         except OSError as error:
-            self._failure = error.strerror
+            self._failure = error.strerror or str(error)
         else:
             self._unsaved = self._failure = None

@@ -115,6 +115,12 @@ async def log_of(tmp_path, name="p"):
     return await asyncio.to_thread((tmp_path / f"{name}.log").read_text)
 
 
+async def test_a_pod_runs_although_its_log_cannot_be_written(store, kubelet, reach, tmp_path):
+    (tmp_path / "p.log").mkdir()
+    await store.create(python("print('nobody hears this')"))
+    await reach(in_phase("Succeeded"))
+
+
 async def test_success_with_a_message(store, kubelet, reach, tmp_path):
     code = "import os; print('hello'); "
     code += "open(os.environ['REKNIT_TERMINATION_LOG'], 'w').write('word' * 2000)"

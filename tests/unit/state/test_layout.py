@@ -252,12 +252,14 @@ def test_another_model_s_state_is_refused_before_anything_is_changed(gather, cha
     whole = Whole()
     whole.step(0)
     before = whole.tensors["weight"].clone()
-    with pytest.raises(CheckpointMismatchError, match=sentence):
+    with pytest.raises(CheckpointMismatchError, match=f"{sentence}.*; run the config.*--resume"):
         whole.layout.install(source)
     assert whole.tensors["weight"].equal(before)
 
 
 def test_another_optimizer_s_state_is_refused(gather):
     source = gather(states([Whole("SGD")]))
-    with pytest.raises(CheckpointMismatchError, match="with the optimizer SGD, not AdamW"):
+    with pytest.raises(
+        CheckpointMismatchError, match="with the optimizer SGD, not AdamW; run the config"
+    ):
         Whole().layout.install(source)
