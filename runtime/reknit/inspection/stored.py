@@ -1,11 +1,14 @@
 """Whether the checkpoint that a job would go on from belongs to its model."""
 
+from pathlib import Path
+from typing import Final
+
 from reknit.checkpoint.reader import newest
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import CheckpointSettings
 from reknit.state.fitting import first_difference, mismatch
 
-_PARAMETER = "param/"
+_PARAMETER: Final = "param/"
 
 
 def check_stored(checkpoint: CheckpointSettings | None, found: Inspection) -> None:
@@ -20,15 +23,23 @@ def check_stored(checkpoint: CheckpointSettings | None, found: Inspection) -> No
     """
     if checkpoint is None:
         return
-    expected = {_PARAMETER + parameter.name: parameter.shape for parameter in found.parameters}
     # Contents are only read if there is something to say: ranks pass over a damaged checkpoint.
-    for verify_contents in (False, True):
-        info = newest(checkpoint.path, verify_contents=verify_contents)
-        if info is None:
-            return
-        specs = info.manifest.specs
-        stored = {name: spec for name, spec in specs.items() if name.startswith(_PARAMETER)}
-        difference = first_difference(expected, stored)
-        if difference is None:
-            return
-    raise mismatch(info.path, difference)
+    if _difference(checkpoint.path, found, verify_contents=False) is None:
+        return
+    told = _difference(checkpoint.path, found, verify_contents=True)
+    if told is not None:
+        raise mismatch(*told)
+
+
+def _difference(
+    folder: str, found: Inspection, *, verify_contents: bool
+) -> tuple[Path, str] | None:
+    """The newest complete checkpoint and how it differs; None if it fits, or if there is none."""
+    info = newest(folder, verify_contents=verify_contents)
+    if info is None:
+        return None
+    expected = {_PARAMETER + parameter.name: parameter.shape for parameter in found.parameters}
+    specs = info.manifest.specs
+    stored = {name: spec for name, spec in specs.items() if name.startswith(_PARAMETER)}
+    difference = first_difference(expected, stored)
+    return None if difference is None else (info.path, difference)

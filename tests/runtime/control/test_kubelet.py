@@ -148,9 +148,9 @@ async def test_a_command_that_does_not_exist(store, kubelet, reach, tmp_path):
     assert "/no/such/program" in await log_of(tmp_path)
 
 
-async def test_a_process_that_cannot_be_started_harms_no_other_pod(store, kubelet, reach, tmp_path):
-    (tmp_path / "p.log").mkdir()
-    await store.create(python("pass"))
+async def test_a_process_that_cannot_be_started_harms_no_other_pod(store, kubelet, reach):
+    # More than the kernel takes in one variable.
+    await store.create(python("pass", env=[{"name": "LONG", "value": "x" * 200_000}]))
     await store.create(python("pass", name="q"))
     assert terminated(await reach(in_phase("Failed")))["exitCode"] == 126
     await reach(in_phase("Succeeded"), "q")

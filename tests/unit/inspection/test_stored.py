@@ -1,6 +1,7 @@
 """A checkpoint is held against the model before anything is started."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from reknit.protocol.inspection import Inspection, InspectionFailure, ParameterI
 from reknit.protocol.settings import BatchSettings, CheckpointSettings, JobSettings
 from reknit.state.description import Interval, LocalState, Piece, TensorSpec
 
+PATIENCE = timedelta(seconds=20)
 SHAPES = {"weight": (3, 5), "frozen": (4,)}
 
 
@@ -31,9 +33,9 @@ def save(folder: Path, version: int, shapes: dict[str, tuple[int, ...]] = SHAPES
     generation = Generation(incarnation=1, counter=1)
     rank = Checkpointer(folder, rank=0, world_size=1, generation=generation, keep=9)
     assert rank.begin(version, LocalState(specs, pieces, pieces))
-    assert rank.wait()
+    assert rank.wait(PATIENCE)
     rank.commit(version)
-    assert rank.wait()
+    assert rank.wait(PATIENCE)
     path = rank.location(version)
     rank.close()
     return path
