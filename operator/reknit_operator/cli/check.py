@@ -1,5 +1,6 @@
 """Everything that can be known of a job before anything is started."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 from reknit.protocol.inspection import Inspection
 from reknit.protocol.settings import JobSettings
 from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.cli.cautions import idle_work, missing_program, missing_script
 from reknit_operator.cli.dryrun import inspect_function
-from reknit_operator.cli.manifests import local_settings, read_job
+from reknit_operator.cli.manifests import local_settings, misdirected, read_job
 from reknit_operator.cli.refusal import Refusal
 from reknit_operator.planning.plan import Plan, cut_obstacle, make_plan, obstacle
 
@@ -22,6 +24,8 @@ class Checked:
     inspection: Inspection | None
     """None for a command."""
     plan: Plan
+    cautions: tuple[str, ...] = ()
+    """What is hardly meant, a sentence each."""
 
 
 def check(
@@ -29,6 +33,8 @@ def check(
     assignments: Sequence[str],
     run_dir: Path,
     inspect: Callable[[JobSettings, Path], Inspection] | None = None,
+    *,
+    starts_here: bool = False,
 ) -> Checked:
     """Reads, validates and inspects a job.
 
@@ -37,15 +43,23 @@ def check(
         assignments: values of its configuration that are to be others.
         run_dir: where the job would run.
         inspect: makes the dry run; by default in a process of its own.
+        starts_here: whether it is to run on this machine, in the present folder.
 
     Raises:
         Refusal: it cannot run.
     """
+    given = read_job(file).spec.entrypoint.config
     job = read_job(file, assignments)
+    if job.spec.entrypoint.command is not None and assignments:
+        raise Refusal(["--set: a command gets no config, write its arguments into the manifest"])
     settings = local_settings(job, run_dir)
     inspection = None
     if settings.function is not None:
-        inspection = (inspect or inspect_function)(settings, file.parent)
+        try:
+            inspection = (inspect or inspect_function)(settings, file.parent)
+        except Refusal as refusal:
+            told = [f"{file}: {problem}" for problem in refusal.problems]
+            raise Refusal(told, refusal.traceback) from None
         reason = obstacle(settings.sharding, inspection)
         if reason is not None:
             raise Refusal([f"{file}: spec.parallelism.sharding: {reason}"])
@@ -53,4 +67,24 @@ def check(
         if found is not None:
             axis, reason = found
             raise Refusal([f"{file}: spec.parallelism.{axis}: {reason}"])
-    return Checked(job, settings, inspection, make_plan(settings, inspection))
+    # A config without a type takes whatever it is given.
+    config_fields = inspection.config_fields if inspection else ()
+    if problems := list(misdirected(assignments, given, config_fields)):
+        raise Refusal(problems)
+    plan = make_plan(settings, inspection)
+    cautions = list(idle_work(plan))
+    if settings.command is not None:
+        if starts_here:
+            _refuse_missing_program(job, settings.command, file)
+        cautions += missing_script(settings.command, None if starts_here else file.parent)
+    return Checked(job, settings, inspection, plan, tuple(cautions))
+
+
+def _refuse_missing_program(
+    job: DistributedTrainingJob, command: Sequence[str], file: Path
+) -> None:
+    added = job.spec.workers.template.spec.containers
+    has_own_path = any(variable.name == "PATH" for each in added for variable in each.env)
+    reason = missing_program(command, os.environ)
+    if reason is not None and not has_own_path:
+        raise Refusal([f"{file}: {reason}"])
