@@ -136,8 +136,8 @@ def test_a_loss_that_cannot_run_is_refused_with_its_error(built_for_real: bool) 
     with pytest.raises(ConfigurationError) as refused:
         inspect(job)
     assert str(refused.value) == (
-        "job.engine: the loss raised RuntimeError: addmm: mat1 and mat2 shapes cannot be multiplied "
-        f"(16x4 and 16x16) (test_job.py, line {line})"
+        "job.engine: the loss raised RuntimeError: addmm: mat1 and mat2 shapes cannot be "
+        f"multiplied (16x4 and 16x16) (test_job.py, line {line})"
     )
 
 
