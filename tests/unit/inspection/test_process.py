@@ -90,9 +90,7 @@ def test_a_loss_that_cannot_run_is_told_by_a_sentence_with_the_users_line(
     assert isinstance(found, InspectionFailure)
     assert found.traceback is None
     (problem,) = found.problems
-    assert problem.startswith(
-        "job.engine: the loss raised RuntimeError: addmm: mat1"
-    )
+    assert problem.startswith("job.engine: the loss raised RuntimeError: addmm: mat1")
     assert problem.endswith(f" ({name}.py, line 21)")
 
 
