@@ -67,6 +67,11 @@ class UserFunction:
             raise ConfigurationError("; ".join(problems))
         return config
 
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Fields of the configuration's type; empty where it has none, or is no type of its own."""
+        return tuple(_fields(self.config_type) or ())
+
     def describe(self, config: Any) -> dict[str, Json]:
         """A built configuration as plain JSON, defaults included."""
         if self.config_type is None:

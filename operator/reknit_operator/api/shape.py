@@ -5,9 +5,9 @@ pydantic finds them; this module says them in words that name the field and the 
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from reknit_operator.api.pods import QUANTITY_PATTERN
 from reknit_operator.api.problems import ManifestError, Problem
 from reknit_operator.api.spec import FUNCTION_PATTERN
-from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.api.types import DistributedTrainingJob, JobStatus
 
 _TYPES: Final = {
     "bool_type": "true or false",
@@ -149,11 +149,49 @@ def _shown(value: object) -> str:
 
 
 def _unknown_field(location: Sequence[str | int]) -> str:
+    elsewhere = _elsewhere(location)
+    if elsewhere:
+        return f"unknown field, did you mean {elsewhere}?"
     known = _known_fields(location[:-1])
     close = _closest(str(location[-1]), known)
     if close:
         return f"unknown field, did you mean {close}?"
     return f"unknown field; known here are {', '.join(known)}"
+
+
+def _elsewhere(location: Sequence[str | int]) -> str | None:
+    """Where a manifest has a field of just this name.
+
+    Rather in a block that every job has, below where it was written, and near to the top.
+    """
+    parent, name = _path(location[:-1]), location[-1]
+    found = [place for place in _places("", DistributedTrainingJob) if place[0] == name]
+    nearest = min(
+        found,
+        key=lambda place: (place[2], not place[1].startswith(f"{parent}."), place[1].count(".")),
+        default=None,
+    )
+    return nearest and nearest[1]
+
+
+def _places(
+    prefix: str, model: type[BaseModel], optional: bool = False
+) -> Iterator[tuple[str, str, bool]]:
+    """Name and path of every field that a user may write, and whether its block may be missing.
+
+    Those of items of lists, which have no path of their own, are left out.
+    """
+    for own, field in model.model_fields.items():
+        name = field.alias or own
+        yield name, prefix + name, optional
+        below = _model_in(field.annotation)
+        if below is not None and below is not JobStatus and not _is_list(field.annotation):
+            yield from _places(f"{prefix}{name}.", below, optional or field.default is None)
+
+
+def _is_list(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    return origin in (tuple, list) or any(map(_is_list, get_args(annotation)))
 
 
 def _known_fields(location: Iterable[str | int]) -> list[str]:

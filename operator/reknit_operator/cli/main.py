@@ -59,6 +59,7 @@ def validate(file: File, assignments: Set = None) -> None:
 
     Example:  [cyan]reknit validate job.yaml[/]
     """
+    from reknit_operator.cli.cautions import show_cautions
     from reknit_operator.cli.check import check
     from reknit_operator.cli.planview import facts
 
@@ -70,6 +71,7 @@ def validate(file: File, assignments: Set = None) -> None:
     )
     for line in facts(checked.plan):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    show_cautions(console, checked.cautions)
 
 
 @_command
@@ -85,6 +87,7 @@ def plan(
 
     Example:  [cyan]reknit plan job.yaml --set depth=12[/]
     """
+    from reknit_operator.cli.cautions import show_cautions
     from reknit_operator.cli.check import check
     from reknit_operator.cli.planview import show_plan
 
@@ -95,6 +98,7 @@ def plan(
         print(checked.plan.model_dump_json(indent=2))
     else:
         show_plan(console, checked.plan)
+    show_cautions(Console(stderr=True), checked.cautions)
 
 
 @_command

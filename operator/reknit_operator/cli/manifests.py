@@ -1,6 +1,6 @@
 """Reading a manifest, with what the command line adds to it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import yaml
 from reknit.protocol.settings import JobSettings
 from reknit.strategies.deepspeed_config import contradictions
 from reknit_operator.api.load import ManifestError, load_manifest
-from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.api.types import DistributedTrainingJob, JobSpec
 from reknit_operator.build.options import BuildOptions
 from reknit_operator.build.settings import job_settings
 from reknit_operator.cli.refusal import Refusal
@@ -62,6 +62,30 @@ def assign(config: dict[str, Any], assignment: str) -> None:
             raise Refusal([f"--set {path}: {parent} is no mapping"])
         place[parent] = place = dict(inner)
     place[last] = value
+
+
+def misdirected(
+    assignments: Sequence[str], given: Collection[str], config_fields: Collection[str]
+) -> Iterator[str]:
+    """A sentence for each assignment that is meant for the spec, and would do nothing.
+
+    Args:
+        assignments: of the form key=value.
+        given: names in the manifest's own entrypoint.config.
+        config_fields: those of the type that the function has for its configuration.
+    """
+    of_spec = {field.alias or name for name, field in JobSpec.model_fields.items()}
+    for assignment in assignments:
+        path = assignment.partition("=")[0]
+        name = path.partition(".")[0]
+        if name in {"spec", *of_spec} - {*given, *config_fields}:
+            field = path.removeprefix("spec.")
+            remedy = (
+                f"write --set {field.removeprefix('entrypoint.config.')}"
+                if field.startswith("entrypoint.config.")
+                else f"edit spec.{field} in the manifest"
+            )
+            yield f"--set {path}: changes entrypoint.config only; {remedy}"
 
 
 def local_settings(job: DistributedTrainingJob, run_dir: Path) -> JobSettings:

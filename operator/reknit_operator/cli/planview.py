@@ -6,6 +6,7 @@ from rich.console import Console
 
 from reknit_operator.cli.tables import Column, show_table
 from reknit_operator.cli.words import count, plural, size
+from reknit_operator.planning.batches import BatchArithmetic, RoundArithmetic
 from reknit_operator.planning.communication import Sent
 from reknit_operator.planning.memory import Memory
 from reknit_operator.planning.pipeline import PipelinePlan
@@ -112,25 +113,36 @@ def facts(plan: Plan) -> Iterator[str]:
         if plan.epochs is not None and plan.num_samples is not None:
             text += f", {plan.epochs:.2f} epochs of {plural(plan.num_samples, 'sample')}"
         yield text
+    if plan.batch is not None and plan.batch.rounds is not None:
+        yield _round(plan.batch.rounds)
     if plan.sent is not None:
         yield from _sent(plan.sent)
     if plan.batch is not None:
-        batch = plan.batch
-        yield (
-            f"a batch of {plural(batch.global_batch, 'sample')} is "
-            f"{plural(batch.num_micro_batches, 'micro-batch', 'micro-batches')} of "
-            f"{batch.micro}; each rank accumulates gradients over {batch.passes_per_rank}"
-        )
-        if batch.idle_ranks:
-            yield (
-                f"{plural(len(batch.idle_ranks), 'rank')} run a last pass of weight 0: "
-                f"{batch.idle_share:.0%} of the work is idle"
-            )
+        yield _batch(plan.batch)
+
+
+def _round(rounds: RoundArithmetic) -> str:
+    steps = plural(rounds.local_steps, "step")
+    if rounds.clients is None:
+        return f"a step is a round: each rank takes {steps} alone in it"
+    return (
+        f"a step is a round: each of {plural(rounds.clients, 'client')} takes {steps} alone in it, "
+        f"{rounds.local_steps_per_rank:.4g} per rank on average"
+    )
+
+
+def _batch(batch: BatchArithmetic) -> str:
+    parts = (
+        f"a batch of {plural(batch.global_batch, 'sample')} is "
+        f"{plural(batch.num_micro_batches, 'micro-batch', 'micro-batches')} of {batch.micro}"
+    )
+    if batch.rounds is None:
+        return f"{parts}; each rank accumulates gradients over {batch.passes_per_rank}"
+    who = "rank" if batch.rounds.clients is None else "client"
+    return f"{parts}; each step of a {who} takes {batch.rounds.passes_per_local_step:,} of them"
 
 
 def _sent(sent: Sent) -> Iterator[str]:
-    if sent.local_steps is not None:
-        yield f"a step is a round: each rank takes {plural(sent.local_steps, 'step')} alone in it"
     total = sent.reduced + sent.copied
     text = f"each rank sends {size(total)} per {'round' if sent.local_steps else 'step'}"
     if sent.copied:

@@ -14,6 +14,7 @@ from rich.console import Console
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.build.settings import grace_period
 from reknit_operator.cli import rundir, summary
+from reknit_operator.cli.cautions import show_cautions
 from reknit_operator.cli.check import Checked, check
 from reknit_operator.cli.display.output import OutputTail
 from reknit_operator.cli.display.shown import LiveDisplay, PlainDisplay, display_for
@@ -54,7 +55,9 @@ def run(
     # The processes of a shared nursery do not bear this session's mark, and are not killed.
     with Nursery() if wanted else Nursery.of(os.environ) as nursery:
         with console.status("checking the job"):
-            checked = check(file, assignments, folder, partial(inspect_warm, nursery=nursery))
+            inspect = partial(inspect_warm, nursery=nursery)
+            checked = check(file, assignments, folder, inspect)
+        show_cautions(errors, checked.cautions)
         with rundir.claimed(folder):
             _tell_left_out(console, checked.job)
             return _run(console, errors, file, checked, folder, wanted, metrics_port, nursery)

@@ -93,7 +93,8 @@ def make_plan(
     """
     degrees = settings.degrees.resolve(settings.world_size)
     batch = settings.batch and arithmetic(
-        BatchPlan(settings.batch.global_batch, settings.batch.micro, degrees.data)
+        BatchPlan(settings.batch.global_batch, settings.batch.micro, degrees.data),
+        settings.communication.rounds,
     )
     pipeline = pipeline_plan(settings, degrees, inspection) if inspection else None
     steps = inspection.total_steps if inspection else None

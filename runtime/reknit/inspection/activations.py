@@ -1,6 +1,7 @@
 """How much one micro-batch keeps for its backward pass."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,9 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map
 
+from reknit.arguments import check_loss_value
 from reknit.cuts import Cut
 from reknit.errors import ConfigurationError
 from reknit.inspection.model import Built
+from reknit.inspection.trial import refuse_broken_loss
 from reknit.job import Loss
 from reknit.layout import Precision, Sharding
 from reknit.strategies.tensor_cutting import CutModel
@@ -28,16 +31,24 @@ def activation_bytes(
     The loss runs on tensors without elements, so nothing is computed. Without ZeRO a lower
     precision is autocast's; under ZeRO the model itself is lowered, which this does to `built`.
     Empty where the loss cannot run so: it looks at elements, or the model was built on real ones.
+
+    Raises:
+        ConfigurationError: the loss cannot run at all.
     """
+    found: dict[Sharding, int | None] = {}
+    found[Sharding.NONE] = _of_whole(built, loss, micro_batch, _LOW.get(precision))
     if built.fake is None:
         return {}
-    found: dict[Sharding, int | None] = {}
-    found[Sharding.NONE] = _estimate(built, built.fake, loss, micro_batch, _LOW.get(precision))
     lowered = found[Sharding.NONE]
     if precision in _LOW:
         with built.fake:
             _lower_model(built.model, _LOW[precision])
-        lowered = _estimate(built, built.fake, loss, _lower(micro_batch, _LOW[precision]), None)
+        lowered = None
+        # What goes wrong only in a lower precision may be a lack of torch's, so it is left out.
+        with suppress(Exception):
+            lowered = _saved_bytes(
+                built, built.fake, loss, _lower(micro_batch, _LOW[precision]), None
+            )
     found |= dict.fromkeys(list(Sharding)[1:], lowered)
     return {sharding: size for sharding, size in found.items() if size is not None}
 
@@ -53,11 +64,11 @@ def activation_bytes_of_part(
     """The same of one of `degree` ranks that divide the layers among them; cuts the model.
 
     Raises:
-        ConfigurationError: the model computes its loss when it is whole, but not with its layers
-            cut.
+        ConfigurationError: the loss cannot run at all, or the model computes it when it is whole,
+            but not with its layers cut.
     """
     autocast = _LOW.get(precision)
-    if built.fake is None or not _estimate(built, built.fake, loss, micro_batch, autocast):
+    if _of_whole(built, loss, micro_batch, autocast) is None or built.fake is None:
         return {}
     with built.fake:
         CutModel(built.model, cuts, FirstOf(degree))
@@ -89,17 +100,17 @@ class FirstOf:
         return torch.cat([tensor] * self.size, dim=-1)
 
 
-def _estimate(
-    built: Built,
-    fake: FakeTensorMode,
-    loss: Loss,
-    micro_batch: Any,
-    autocast: torch.dtype | None,
+def _of_whole(
+    built: Built, loss: Loss, micro_batch: Any, autocast: torch.dtype | None
 ) -> int | None:
+    """None where it cannot be told, although the loss may well run in training."""
+    if built.fake is None:
+        refuse_broken_loss(None, built, loss, micro_batch)
+        return None
     try:
-        return _saved_bytes(built, fake, loss, micro_batch, autocast)
-    except Exception:
-        # An estimate that cannot be made is left out.
+        return _saved_bytes(built, built.fake, loss, micro_batch, autocast)
+    except Exception as error:
+        refuse_broken_loss(error, built, loss, micro_batch)
         return None
 
 
@@ -124,7 +135,7 @@ def _saved_bytes(
     )
     lowering = torch.autocast("cpu", autocast, enabled=autocast is not None)
     with fake, lowering, saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss(built.model, inputs)
+        check_loss_value(loss(built.model, inputs))
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 

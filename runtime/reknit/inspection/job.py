@@ -9,6 +9,7 @@ from typing import Any, Never
 
 import torch
 
+from reknit.arguments import check_dataset, check_engine_arguments
 from reknit.checkpoint.pretrained import load_pretrained
 from reknit.cuts import Cut, TensorPlan
 from reknit.data.clients import who_takes_part
@@ -87,6 +88,7 @@ class InspectionEngine(Engine):
     ) -> float:
         """Draws the first samples; the figure is not a number."""
         del loss
+        check_dataset(dataset, "engine.evaluate")
         count = len(dataset) if limit is None else min(limit, len(dataset))
         if count < 1:
             raise ConfigurationError("engine.evaluate: the data set has no samples")
@@ -143,10 +145,13 @@ class InspectionJob(Job):
         """Builds model and optimizer without elements and lets the optimizer step on tiny ones."""
         if self._engine is not None:
             raise ConfigurationError("job.engine is to be called once")
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ConfigurationError(
-                f"job.engine: clip_grad_norm must be positive, not {clip_grad_norm}"
-            )
+        check_engine_arguments(
+            model=model,
+            optimizer=optimizer,
+            loss=loss,
+            schedule=schedule,
+            clip_grad_norm=clip_grad_norm,
+        )
         if self._is_served and clip_grad_norm is not None:
             raise ConfigurationError(NO_CLIPPING)
         seed_generators(self.seed, torch.device("cpu"))
@@ -178,6 +183,7 @@ class InspectionJob(Job):
         clients: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """Draws the first micro-batch of the first step and ends the dry run."""
+        check_dataset(dataset, "job.batches")
         num_samples = len(dataset)
         who_takes_part(self._communication, clients, num_samples)
         total = total_steps(num_samples, steps, epochs, self._batch.global_batch)

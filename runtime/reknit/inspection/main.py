@@ -53,7 +53,13 @@ def _inspect(settings: JobSettings) -> Inspection | InspectionFailure:
     config = function.build_config(settings.config)
     described = function.describe(config)
     found = _run(function, config, settings, settings.batch)
-    return found.model_copy(update={"config": described, "warm_start_obstacle": obstacle})
+    return found.model_copy(
+        update={
+            "config": described,
+            "config_fields": function.field_names,
+            "warm_start_obstacle": obstacle,
+        }
+    )
 
 
 def _run(

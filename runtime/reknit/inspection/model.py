@@ -22,6 +22,8 @@ class Built:
     optimizer: torch.optim.Optimizer
     fake: FakeTensorMode | None
     """None when the factories only work on real tensors."""
+    factory: ModelFactory
+    """Builds the model once more."""
 
 
 def build(
@@ -46,7 +48,8 @@ def _build(
     fake: FakeTensorMode | None,
 ) -> Built:
     module = model()
-    built = Built(module, optimizer(list(unique_parameters(module.parameters()))), fake)
+    trained = list(unique_parameters(module.parameters()))
+    built = Built(module, optimizer(trained), fake, factory=model)
     if schedule is not None:
         schedule(built.optimizer)
     return built

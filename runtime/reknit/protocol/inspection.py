@@ -53,6 +53,8 @@ class Inspection(Message):
     """Why rank processes cannot be forked from a process that has imported the user's module."""
     config: dict[str, Json] = Field(default_factory=dict)
     """The configuration with its defaults."""
+    config_fields: tuple[str, ...] = ()
+    """Fields that the function's own type of configuration has; empty where it takes a dict."""
 
 
 class InspectionFailure(Message):

@@ -1,5 +1,6 @@
 """What a person is told about an exception that left the user's function."""
 
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -58,6 +59,17 @@ def classify(error: BaseException) -> ExitClass:
     if isinstance(error, CheckpointError) or is_lost_peer(error):
         return ExitClass.INFRASTRUCTURE
     return ExitClass.PROGRAM_ERROR
+
+
+def place_of(error: BaseException) -> str | None:
+    """The innermost line that is of no library, like `train.py, line 12`; None if there is none."""
+    installed = (sysconfig.get_path(name) for name in ("stdlib", "platlib", "purelib"))
+    libraries = [folder for folder in (*map(Path, installed), _folder("reknit")) if folder]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not any(path.is_relative_to(folder) for folder in libraries):
+            return f"{path.name}, line {frame.lineno}"
+    return None
 
 
 def _trim(error: traceback.TracebackException, seen: set[int]) -> None:

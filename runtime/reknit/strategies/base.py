@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from reknit.arguments import check_loss_value
 from reknit.comm.group import RankGroup
 from reknit.cuts import TensorPlan
 from reknit.data.generators import seed_generators
@@ -290,11 +291,7 @@ class LossModule(nn.Module):
         """The loss of a micro-batch; `loss` replaces the training loss."""
         with autocast(self._device, self._precision):
             value = (loss or self._loss)(self.model, data)
-        if not isinstance(value, torch.Tensor) or value.numel() != 1:
-            found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise TypeError(f"a loss is a tensor with one element, not {found}")
-        # No view: FSDP2's hooks on it would be lost by an operation in place.
-        return value if value.ndim == 0 else value.sum()
+        return check_loss_value(value)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from reknit.arguments import check_dataset
 from reknit.data.evaluation import EvaluationLoader
 from reknit.data.loader import StepBatch
 from reknit.errors import ConfigurationError
@@ -89,7 +90,11 @@ class TrainingEngine(Engine):
         """Mean of `loss` over the first `limit` samples, the same figure on every rank.
 
         Rank 0 tells it under the name of the function, that of the training loss as `loss`.
+
+        Raises:
+            ConfigurationError: the data set is not one that samples can be drawn from by number.
         """
+        check_dataset(dataset, "engine.evaluate")
         training = self._training
 
         def load() -> EvaluationLoader:

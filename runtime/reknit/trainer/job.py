@@ -7,6 +7,7 @@ from os import PathLike
 
 import torch
 
+from reknit.arguments import check_dataset, check_engine_arguments
 from reknit.cuts import TensorPlan
 from reknit.data.clients import FederatedLoader, who_takes_part
 from reknit.data.drawing import Drawing
@@ -115,10 +116,13 @@ class RankJob(Job):
         """
         if self._engine is not None:
             raise ConfigurationError("job.engine is to be called once")
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ConfigurationError(
-                f"job.engine: clip_grad_norm must be positive, not {clip_grad_norm}"
-            )
+        check_engine_arguments(
+            model=model,
+            optimizer=optimizer,
+            loss=loss,
+            schedule=schedule,
+            clip_grad_norm=clip_grad_norm,
+        )
         recipe = Recipe(
             model=model,
             optimizer=optimizer,
@@ -156,6 +160,7 @@ class RankJob(Job):
             ConfigurationError: the arguments make no sense, there is no engine yet, or a batch was
                 not given to `engine.train_step` before the next one is asked for.
         """
+        check_dataset(dataset, "job.batches")
         engine, training = self._engine, self._training
         if engine is None or training is None:
             raise ConfigurationError("job.batches: call job.engine first")

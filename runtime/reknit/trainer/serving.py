@@ -14,6 +14,7 @@ from typing import Final
 import torch
 
 from reknit import userfunction
+from reknit.arguments import check_engine_arguments
 from reknit.checkpoint.reader import Rejected, examine, open_checkpoint
 from reknit.cuts import TensorPlan
 from reknit.errors import ConfigurationError, StoppedError
@@ -121,6 +122,13 @@ class ServerJob(Job):
             ConfigurationError: this model cannot be trained with servers.
             StoppedError: there is nothing left to do.
         """
+        check_engine_arguments(
+            model=model,
+            optimizer=optimizer,
+            loss=loss,
+            schedule=schedule,
+            clip_grad_norm=clip_grad_norm,
+        )
         recipe = Recipe(
             model=model,
             optimizer=optimizer,

@@ -19,6 +19,22 @@ CASES = {
         {"spec.batch.global_batch": 1},
         "spec.batch.global_batch: unknown field, did you mean global?",
     ),
+    "of another block": (
+        {"spec.sharding": "ZeRO1"},
+        "spec.sharding: unknown field, did you mean spec.parallelism.sharding?",
+    ),
+    "of several blocks": (
+        {"spec.resources": {}},
+        "spec.resources: unknown field, did you mean spec.workers.resources?",
+    ),
+    "of a block that few jobs have": (
+        {"spec.copies": 1},
+        "spec.copies: unknown field, did you mean spec.recovery.copies?",
+    ),
+    "of a block further below": (
+        {"spec.checkpoint.hostPath": {"path": "/a"}},
+        "spec.checkpoint.hostPath: unknown field, did you mean spec.checkpoint.volume.hostPath?",
+    ),
     "unlike any": (
         {"spec.batch.xyz": 1},
         "spec.batch.xyz: unknown field; known here are global, micro",

@@ -111,7 +111,8 @@ def test_a_function_that_is_not_there_is_refused(reknit: Reknit, manifest: Path)
     ended = reknit("validate", manifest)
     assert ended.code == 2
     sentence = (
-        "spec.entrypoint.function: there is no module 'tiny' beside the manifest or installed"
+        f"{manifest}: spec.entrypoint.function: there is no module 'tiny' beside the manifest or "
+        "installed"
     )
     assert ended.err.startswith(sentence)
     assert len(ended.err.splitlines()) == 1
@@ -127,8 +128,93 @@ def test_fields_that_the_function_lacks_are_refused(reknit: Reknit, manifest: Pa
     )
     ended = reknit("run", manifest)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "spec.entrypoint.config.steps: unknown field, did you mean step?\n"
+    sentence = "spec.entrypoint.config.steps: unknown field, did you mean step?"
+    assert ended.err == f"{manifest}: {sentence}\n"
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+def test_the_spec_is_not_set_from_the_command_line(
+    reknit: Reknit, manifest: Path, play: Callable[..., list[Any]], command: str
+) -> None:
+    made = play()
+    ended = reknit(command, manifest, "--set", "workers.replicas=4")
+    assert (ended.code, ended.out) == (2, "")
+    assert "edit spec.workers.replicas in the manifest" in ended.err
+    assert made == []
+
+
+def test_a_field_of_the_functions_own_type_is_set_although_the_spec_has_it_too(
+    reknit: Reknit, manifest: Path, monkeypatch: pytest.MonkeyPatch, inspection: Inspection
+) -> None:
+    typed = inspection.model_copy(update={"config_fields": ("steps", "workers")})
+    monkeypatch.setattr(check, "inspect_function", lambda _settings, _folder: typed)
+    assert reknit("validate", manifest, "--set", "workers=4").code == 0
+
+
+def test_ranks_without_work_are_a_warning(reknit: Reknit, manifest: Path, inspected: None) -> None:
+    manifest.write_text(manifest.read_text().replace("micro: 2", "micro: 8"))
+    ended = reknit("validate", manifest)
+    assert ended.code == 0
+    assert ended.out.splitlines()[-1] == (
+        "warning: 1 rank runs a last pass of weight 0, so 50% of the work is idle: lower "
+        "batch.micro or workers"
+    )
+    ended = reknit("plan", manifest, "--json")
+    assert json.loads(ended.out)["batch"]["idle_ranks"] == [1]
+    assert ended.err.startswith("warning: 1 rank runs")
+
+
+COMMAND = """
+apiVersion: reknit.dev/v1alpha1
+kind: DistributedTrainingJob
+metadata: {name: tiny}
+spec:
+  entrypoint: {command: [PROGRAM, -u, train.py]}
+"""
+
+
+def test_a_script_that_is_not_there_is_a_warning(
+    reknit: Reknit, manifest: Path, play: Callable[..., list[Any]]
+) -> None:
+    play()
+    folder = manifest.parent / "elsewhere"
+    folder.mkdir()
+    file = folder / "job.yaml"
+    file.write_text(COMMAND.replace("PROGRAM", sys.executable))
+    missing = "warning: spec.entrypoint.command: there is no train.py"
+    ended = reknit("validate", file)
+    assert ended.code == 0
+    assert f"{missing} beside the manifest or in this folder" in ended.out
+    (folder / "train.py").touch()
+    assert "warning" not in reknit("validate", file).out
+    ended = reknit("run", file)
+    assert ended.code == 0
+    assert f"{missing} in this folder, where it starts" in ended.err
+    (manifest.parent / "train.py").touch()
+    assert reknit("run", file).err == ""
+
+
+def test_a_command_is_not_configured_from_the_command_line(reknit: Reknit, manifest: Path) -> None:
+    manifest.write_text(COMMAND.replace("PROGRAM", sys.executable))
+    ended = reknit("validate", manifest, "--set", "steps=4")
+    assert ended.code == 2
+    sentence = "a command gets no config, write its arguments into the manifest"
+    assert ended.err == f"--set: {sentence}\n"
+
+
+def test_a_program_that_is_not_there_starts_nothing(
+    reknit: Reknit, manifest: Path, play: Callable[..., list[Any]]
+) -> None:
+    made = play()
+    manifest.write_text(COMMAND.replace("PROGRAM", "pyhton"))
+    ended = reknit("run", manifest)
+    assert ended.code == 2
+    sentence = "spec.entrypoint.command: there is no program pyhton on this machine"
+    assert ended.err == f"{manifest}: {sentence}\n"
+    assert made == []
+    # Its image may have it.
+    assert reknit("validate", manifest).code == 0
 
 
 def test_a_failure_of_the_users_code_is_the_users_traceback(reknit: Reknit, manifest: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reknit_operator.cli.manifests import assign, local_settings, read_job
+from reknit_operator.cli.manifests import assign, local_settings, misdirected, read_job
 from reknit_operator.cli.refusal import Refusal
 
 
@@ -72,6 +72,31 @@ def test_an_assignment_keeps_its_neighbours() -> None:
 )
 def test_assignments_that_make_no_sense(manifest: Path, assignment: str, sentence: str) -> None:
     assert problems(manifest, assignment) == (sentence,)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        (
+            "workers.replicas=4",
+            "--set workers.replicas: changes entrypoint.config only; "
+            "edit spec.workers.replicas in the manifest",
+        ),
+        (
+            "spec.seed=4",
+            "--set spec.seed: changes entrypoint.config only; edit spec.seed in the manifest",
+        ),
+        (
+            "spec.entrypoint.config.depth=4",
+            "--set spec.entrypoint.config.depth: changes entrypoint.config only; write --set depth",
+        ),
+    ],
+)
+def test_an_assignment_to_the_spec_says_where_it_belongs(assignment: str, sentence: str) -> None:
+    name = assignment.partition(".")[0]
+    assert list(misdirected(["depth=3", assignment], {"depth"}, ())) == [sentence]
+    assert list(misdirected([assignment], {name}, ())) == []
+    assert list(misdirected([assignment], (), {name})) == []
 
 
 def test_checkpoints_go_to_the_folder_of_the_run(manifest: Path) -> None:

@@ -9,8 +9,15 @@ from rich.console import Console
 
 from reknit.layout import Degrees, Sharding
 from reknit.protocol.inspection import Inspection, StageInfo
-from reknit.protocol.settings import BatchSettings, JobSettings, ServerSettings
+from reknit.protocol.settings import (
+    BatchSettings,
+    CommunicationSettings,
+    JobSettings,
+    RoundSettings,
+    ServerSettings,
+)
 from reknit_operator.api.types import DistributedTrainingJob
+from reknit_operator.cli.cautions import idle_work
 from reknit_operator.cli.manifests import local_settings
 from reknit_operator.cli.planview import MAX_SEATS, seat_rows, show_plan
 from reknit_operator.cli.tables import Column, aligned, show_table
@@ -111,11 +118,54 @@ def test_lines_are_not_broken_outside_a_terminal(
     assert "each rank accumulates gradients over 2\n" in console.file.getvalue()
 
 
-def test_idle_work_is_told(settings: JobSettings, inspection: Inspection) -> None:
-    odd = settings.model_copy(update={"batch": BatchSettings(global_batch=6, micro=2)})
-    assert "1 rank run a last pass of weight 0: 25% of the work is idle" in shown(
-        make_plan(odd, inspection)
+def rounds(settings: JobSettings, batch: BatchSettings, ranks: int, **changes: Any) -> JobSettings:
+    communication = CommunicationSettings(rounds=RoundSettings(**changes))
+    return settings.model_copy(
+        update={"num_workers": ranks, "batch": batch, "communication": communication}
     )
+
+
+@pytest.mark.parametrize(
+    ("passes", "parts"),
+    [(1, "800 samples is 100 micro-batches"), (2, "1,600 samples is 200 micro-batches")],
+)
+def test_in_rounds_micro_batches_are_those_of_local_steps(
+    settings: JobSettings, inspection: Inspection, passes: int, parts: str
+) -> None:
+    batch = BatchSettings(global_batch=800 * passes, micro=8)
+    text = shown(make_plan(rounds(settings, batch, 4, local_steps=25), inspection))
+    assert "a step is a round: each rank takes 25 steps alone in it\n" in text
+    assert f"a batch of {parts} of 8; each step of a rank takes {passes} of them" in text
+    assert "accumulates" not in text
+
+
+@pytest.mark.parametrize(
+    ("ranks", "mean"),
+    [(2, "20 per rank on average"), (3, "13.33 per rank on average")],
+)
+def test_clients_take_steps_wherever_they_are_at_home(
+    settings: JobSettings, inspection: Inspection, ranks: int, mean: str
+) -> None:
+    batch = BatchSettings(global_batch=640, micro=16)
+    plan = make_plan(
+        rounds(settings, batch, ranks, local_steps=10, clients_per_round=4), inspection
+    )
+    text = shown(plan)
+    assert f"a step is a round: each of 4 clients takes 10 steps alone in it, {mean}" in text
+    assert "40 micro-batches of 16; each step of a client takes 1 of them" in text
+    assert "accumulates" not in text
+    # Who has nothing to do is drawn anew for each round.
+    assert plan.batch is not None
+    assert plan.batch.idle_ranks == ()
+
+
+def test_idle_work_is_told_with_a_remedy(settings: JobSettings, inspection: Inspection) -> None:
+    odd = settings.model_copy(update={"batch": BatchSettings(global_batch=6, micro=2)})
+    assert list(idle_work(make_plan(odd, inspection))) == [
+        "1 rank runs a last pass of weight 0, so 25% of the work is idle: lower batch.micro or "
+        "workers"
+    ]
+    assert list(idle_work(make_plan(settings, inspection))) == []
 
 
 def test_zero_that_cannot_be_used_is_told_once(

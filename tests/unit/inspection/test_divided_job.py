@@ -109,5 +109,9 @@ def test_a_function_for_parameter_servers_has_no_rank_before_its_engine() -> Non
 
 def test_sparse_embeddings_are_tables() -> None:
     job = served()
-    engine(job, model=lambda: nn.Sequential(nn.Embedding(8, WIDTH, sparse=True), network()))
+    engine(
+        job,
+        model=lambda: nn.Sequential(nn.Embedding(8, WIDTH, sparse=True), network()),
+        loss=lambda model, batch: model(batch[0].long()).mean(),
+    )
     assert inspect(job).tables == ("0.weight",)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from dryjobs import WIDTH, dataset, engine, inspect, loss_fn, make_job, network
+from reknit.cuts import Column, Row
 from reknit.errors import ConfigurationError
 from reknit.inspection.job import Inspected, InspectionJob
 from reknit.layout import Degrees, Precision, Sharding
@@ -115,6 +116,96 @@ def test_a_loss_that_looks_at_figures_leaves_activations_unknown() -> None:
     job = make_job()
     engine(job, loss=loss)
     assert inspect(job).activation_bytes == {}
+
+
+def broken_loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+    return model(batch[0].T).mean()
+
+
+@pytest.mark.parametrize("built_for_real", [False, True])
+def test_a_loss_that_cannot_run_is_refused_with_its_error(built_for_real: bool) -> None:
+    def model() -> nn.Module:
+        made = network()
+        if built_for_real:
+            float(next(made.parameters()).sum())
+        return made
+
+    job = make_job(micro=4)
+    engine(job, model=model, loss=broken_loss)
+    line = broken_loss.__code__.co_firstlineno + 1
+    with pytest.raises(ConfigurationError) as refused:
+        inspect(job)
+    assert str(refused.value) == (
+        "job.engine: the loss raised RuntimeError: addmm: mat1 and mat2 shapes cannot be "
+        f"multiplied (16x4 and 16x16) (test_job.py, line {line})"
+    )
+
+
+def test_a_loss_whose_layers_are_to_be_cut_is_refused_with_its_own_error() -> None:
+    batch = BatchSettings(global_batch=8, micro=4)
+    degrees = Degrees(data=-1, tensor=2)
+    job = InspectionJob(JobSettings(name="job", batch=batch, num_workers=2, degrees=degrees), batch)
+    engine(job, loss=broken_loss, tensor_plan={"0": Column(), "2": Row()})
+    with pytest.raises(ConfigurationError, match="the loss raised RuntimeError: addmm: mat1"):
+        inspect(job)
+
+
+def test_a_loss_of_many_elements_is_refused() -> None:
+    job = make_job(micro=4)
+    engine(job, loss=lambda model, batch: model(batch[0]) - batch[1])
+    with pytest.raises(ConfigurationError, match=r"one element, not \(4, 1\)"):
+        inspect(job)
+
+
+def test_a_loss_that_only_real_tensors_bear_is_not_refused() -> None:
+    def loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+        assert type(batch[0]) is torch.Tensor
+        return loss_fn(model, batch)
+
+    job = make_job()
+    engine(job, loss=loss)
+    assert inspect(job).activation_bytes == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Found no NVIDIA driver on your system"),
+        NotImplementedError("Could not run 'mine::op' with arguments from the 'CPU' backend"),
+        MemoryError(),
+    ],
+)
+def test_a_loss_that_needs_another_machine_is_not_refused(error: Exception) -> None:
+    def loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+        raise error
+
+    job = make_job()
+    engine(job, loss=loss)
+    assert inspect(job).activation_bytes == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_refused"),
+    [(AttributeError("no size"), True), (RuntimeError("shapes"), False)],
+)
+def test_a_large_models_loss_is_not_tried(error: Exception, is_refused: bool) -> None:
+    built: list[None] = []
+
+    def model() -> nn.Module:
+        built.append(None)
+        return nn.Linear(10**6, 10**6, bias=False)
+
+    def loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+        raise error
+
+    job = make_job()
+    engine(job, model=model, loss=loss)
+    if is_refused:
+        with pytest.raises(ConfigurationError, match="the loss raised AttributeError: no size"):
+            inspect(job)
+    else:
+        assert inspect(job).activation_bytes == {}
+    assert len(built) == 1
 
 
 def test_a_model_that_looks_at_its_weights_is_built_for_real() -> None:
@@ -224,7 +315,7 @@ def test_draws_the_first_micro_batch_through_transform_and_collate() -> None:
         return samples
 
     job = make_job(micro=4)
-    engine(job)
+    engine(job, loss=lambda model, batch: model(torch.ones(len(batch), WIDTH)).mean())
     inspect(job, list(range(10)), steps=1, transform=transform, collate=collate, shuffle=False)
     assert drawn == [[1, 2, 3, 4]]
 

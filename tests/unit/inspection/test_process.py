@@ -82,6 +82,29 @@ def test_a_failure_shows_the_users_frames_alone(user_module: WriteModule) -> Non
     )
 
 
+def test_a_loss_that_cannot_run_is_told_by_a_sentence_with_the_users_line(
+    user_module: WriteModule,
+) -> None:
+    name = user_module(TRAINING.replace("model(batch)", "model(batch.T)"))
+    found = inspect(settings(f"{name}:train"))
+    assert isinstance(found, InspectionFailure)
+    assert found.traceback is None
+    (problem,) = found.problems
+    assert problem.startswith("job.engine: the loss raised RuntimeError: addmm: mat1")
+    assert problem.endswith(f" ({name}.py, line 21)")
+
+
+def test_tells_the_fields_of_the_functions_own_type(user_module: WriteModule) -> None:
+    found = inspect(settings(f"{user_module(TRAINING)}:train"))
+    assert isinstance(found, Inspection)
+    assert found.config_fields == ("width", "fail")
+    untyped = TRAINING.replace("config: Config", "values")
+    untyped = untyped.replace("print(", "config = Config(**values); print(")
+    found = inspect(settings(f"{user_module(untyped)}:train", width=3))
+    assert isinstance(found, Inspection)
+    assert (found.config, found.config_fields) == ({"width": 3}, ())
+
+
 def test_a_module_that_fails_on_import_shows_its_own_frames(user_module: WriteModule) -> None:
     name = user_module("import a_module_that_is_missing")
     found = inspect(settings(f"{name}:train"))
