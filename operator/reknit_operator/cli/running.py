@@ -138,4 +138,4 @@ async def _session(
             grace=grace_period(checked.job.spec),
             interrupts=interrupts,
         )
-    return summary.outcome(job)
+    return summary.outcome(job, session.records(0).records)
