@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Config:
     """Modules within each other, the innermost of which raises."""
     fail_once: str | None = None
     """A file; the failure happens only as long as it does not exist."""
+    is_killed: bool = False
+    """Whether the rank is killed instead of raising."""
     data_file: str | None = None
     wait_for: str | None = None
     """A file; steps from `wait_step` on wait for it to appear."""
@@ -77,12 +80,14 @@ class Trouble(Exception):  # noqa: N818 - what a user might call it
 
 
 def cause_trouble(config: Config) -> None:
-    """Raises when the configuration says so."""
+    """Raises, or ends at once, when the configuration says so."""
     if config.fail_once is not None:
         try:
             os.close(os.open(config.fail_once, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
+    if config.is_killed:
+        os.kill(os.getpid(), signal.SIGKILL)
     raise Trouble("the user's own mistake")
 
 

@@ -17,8 +17,8 @@ def test_every_sample_once_per_epoch_with_kills_and_two_changes_of_world_size(
 ) -> None:
     ledger = tmp_path / "ledger"
     run_dir = tmp_path / "run"
-    stages = [(4, 10, "3@6"), (3, 22, "1@16"), (2, 30, "0@29")]
-    for number, (num_ranks, wait_step, kill) in enumerate(stages):
+    stages = [(4, 10, 3, 6), (3, 22, 1, 16), (2, 30, 0, 29)]
+    for number, (num_ranks, wait_step, victim, step) in enumerate(stages):
         gate = tmp_path / f"gate-{number}"
         config = {
             "steps": None,
@@ -26,6 +26,10 @@ def test_every_sample_once_per_epoch_with_kills_and_two_changes_of_world_size(
             "num_samples": NUM_SAMPLES,
             "wait_for": str(gate),
             "wait_step": wait_step,
+            "fail_rank": victim,
+            "fail_step": step,
+            "fail_once": str(tmp_path / f"killed-{number}"),
+            "is_killed": True,
         }
         manifest = cli.manifest(
             entrypoint={"function": "tasks:train", "config": config},
@@ -34,9 +38,7 @@ def test_every_sample_once_per_epoch_with_kills_and_two_changes_of_world_size(
             workers={"replicas": 1, "processesPerReplica": num_ranks},
         )
         resume = ["--resume"] if number else []
-        run = cli.start(
-            manifest, *resume, "--kill", kill, run_dir=run_dir, REKNIT_LEDGER=str(ledger)
-        )
+        run = cli.start(manifest, *resume, run_dir=run_dir, REKNIT_LEDGER=str(ledger))
         run.wait_for_events("RankExited", number + 1)
         run.wait_for_events("Resumed", 2 * number + 2)
         run.wait_for_step(wait_step)

@@ -77,8 +77,9 @@ def test_whatever_dies_the_weights_are_those_of_the_undisturbed_run(
     cli: Cli, plain: Run, tmp_path: Path
 ) -> None:
     gate, ledger = tmp_path / "gate", tmp_path / "ledger"
-    manifest = cli.manifest(**served(wait_for=str(gate), wait_step=6))
-    run = cli.start(manifest, "--kill", "1@3", REKNIT_LEDGER=str(ledger))
+    kill = {"fail_rank": 1, "fail_once": str(tmp_path / "killed"), "is_killed": True}
+    manifest = cli.manifest(**served(wait_for=str(gate), wait_step=6, **kill))
+    run = cli.start(manifest, REKNIT_LEDGER=str(ledger))
     run.wait_for_events("RankExited")
     run.wait_for_step(6)
     run.wait_for_events("RangesProtected")
