@@ -21,12 +21,12 @@ REKNIT = Path(sys.executable).parent / "reknit"
 
 
 def environment() -> dict[str, str]:
-    """Of `reknit run`, with the tests' tasks on the path."""
+    """Of `reknit run`, with the tests' tasks on the path, and warnings as errors."""
     path = os.pathsep.join(filter(None, (str(TASKS), os.environ.get("PYTHONPATH"))))
     # Pytest's variables change with every test, and a nursery serves no other environment than its
     # own.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {**inherited, "PYTHONPATH": path, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
 
 
 def spec(sharding: str, **config: Any) -> dict[str, Any]:
@@ -48,6 +48,8 @@ class Process:
     """A process of a run."""
 
     pid: int
+    title: str
+    """What its main thread is called: the program, or what it has taken for a name."""
     command: str
     pidfd: int
 
@@ -55,6 +57,7 @@ class Process:
 def session_processes(root: int) -> list[Process]:
     """All descendants of a process."""
     parents: dict[int, int] = {}
+    titles: dict[int, str] = {}
     commands: dict[int, str] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -62,7 +65,9 @@ def session_processes(root: int) -> list[Process]:
             command = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+        title, _, rest = stat.partition("(")[2].rpartition(")")
+        parents[int(folder.name)] = int(rest.split()[1])
+        titles[int(folder.name)] = title
         commands[int(folder.name)] = command
 
     def is_descendant(pid: int) -> bool:
@@ -74,7 +79,7 @@ def session_processes(root: int) -> list[Process]:
     for pid in parents:
         if pid != root and is_descendant(pid):
             try:
-                found.append(Process(pid, commands[pid], os.pidfd_open(pid)))
+                found.append(Process(pid, titles[pid], commands[pid], os.pidfd_open(pid)))
             except ProcessLookupError:
                 continue
     return found
@@ -128,15 +133,6 @@ class Run:
         """Waits until the log of a pod has these words."""
         logs = self.run_dir / "logs"
         self._wait(lambda: any(words in found.read_text() for found in logs.glob(file)))
-
-    def wait_for_process(self, command: str) -> list["Process"]:
-        """Waits until a process of the run has `command` in its command line; all of the run's."""
-
-        def found() -> bool:
-            return any(command in p.command for p in session_processes(self.process.pid))
-
-        self._wait(found)
-        return session_processes(self.process.pid)
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         """Polls until `condition` holds; fails when the command ends before."""

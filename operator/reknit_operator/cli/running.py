@@ -163,7 +163,7 @@ async def _session(
             grace=grace_period(checked.job.spec),
             interrupts=interrupts,
         )
-    return replace(summary.outcome(job), warning=_unwritten(session))
+    return replace(summary.outcome(job, session.records(0).records), warning=_unwritten(session))
 
 
 def _unwritten(session: Session) -> str | None:

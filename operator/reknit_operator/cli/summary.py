@@ -1,10 +1,12 @@
 """What a run came to: pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from reknit.protocol.outcome import CUT
+from reknit.protocol.status import EventRecord, Record
 from reknit_operator.api.types import ConditionType, DistributedTrainingJob, JobStatus
 from reknit_operator.cli.display.view import View
 from reknit_operator.cli.words import figure, plural, span
@@ -33,8 +35,13 @@ class Outcome:
     """What went wrong beside the job."""
 
 
-def outcome(job: DistributedTrainingJob) -> Outcome:
-    """The end of a job by its conditions; one without a final condition was stopped."""
+def outcome(job: DistributedTrainingJob, records: Sequence[Record]) -> Outcome:
+    """The end of a job by its conditions; one without a final condition was stopped.
+
+    Args:
+        job: with its last status.
+        records: all of its history.
+    """
     status = job.status
     for condition in status.conditions:
         if condition.status != "True":
@@ -42,17 +49,25 @@ def outcome(job: DistributedTrainingJob) -> Outcome:
         if condition.type == ConditionType.SUCCEEDED:
             return Outcome(ExitCode.SUCCEEDED, f"{job.metadata.name} has succeeded")
         if condition.type == ConditionType.FAILED:
-            return _failure(job.metadata.name, condition.reason, status)
+            return _failure(job.metadata.name, condition.reason, status, records)
     headline = f"{job.metadata.name} was stopped"
     lost = [c.message for c in status.conditions if c.type == ConditionType.SUSPENDED and c.message]
     return Outcome(ExitCode.STOPPED, ", but ".join([headline, *lost]))
 
 
-def _failure(name: str, reason: str, status: JobStatus) -> Outcome:
+def _failure(name: str, reason: str, status: JobStatus, records: Sequence[Record]) -> Outcome:
     sentence = status.message or reason
     if reason == Reason.CONFIGURATION:
         return Outcome(ExitCode.CONFIGURATION, sentence)
-    return Outcome(ExitCode.FAILED, f"{name} has failed: {sentence}", status.traceback)
+    traceback = status.traceback and _whole(status.traceback, records)
+    return Outcome(ExitCode.FAILED, f"{name} has failed: {sentence}", traceback)
+
+
+def _whole(traceback: str, records: Sequence[Record]) -> str:
+    """A traceback as the history has it: the last words of a pod, and so the status, may be cut."""
+    end = traceback.removeprefix(CUT)
+    details = (record.detail for record in reversed(records) if isinstance(record, EventRecord))
+    return next((detail for detail in details if detail and detail.endswith(end)), traceback)
 
 
 def facts(

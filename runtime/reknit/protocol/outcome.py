@@ -12,6 +12,9 @@ MAX_TERMINATION_BYTES: Final = 4096
 MAX_EXCEPTION_CHARACTERS: Final = 1000
 MAX_TRACEBACK_CHARACTERS: Final = 16_000
 
+CUT: Final = "...\n"
+"""Before what is left of a traceback."""
+
 
 class ExitClass(StrEnum):
     """Why a process ended, as far as the remedy depends on it."""
@@ -91,6 +94,6 @@ class Conclusion(Message):
             return self.model_copy(update=short)
         tail = self.error.traceback[-num_characters:]
         if tail != self.error.traceback:
-            tail = "...\n" + tail
+            tail = CUT + tail
         error = {"traceback": tail, "exception": self.error.exception[:250]}
         return self.model_copy(update={**short, "error": self.error.model_copy(update=error)})

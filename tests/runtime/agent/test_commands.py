@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import aiohttp
+import pytest
 
 from reknit.protocol.agents import (
     Begin,
@@ -27,29 +28,21 @@ StartAgent: TypeAlias = Callable[..., Any]
 RunGeneration: TypeAlias = Callable[..., Awaitable[Begin]]
 
 SCRIPT = """
-import os, pathlib, socket, sys
+import os, pathlib, signal, sys
+import torch
+import torch.distributed as dist
 
-rank, restarts = os.environ["RANK"], int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-folder = pathlib.Path(sys.argv[1])
-if rank == "0":
-    with socket.create_server(("", address[1])) as server:
-        peer, _ = server.accept()
-        peer.sendall(b"hello")
-else:
-    while True:
-        try:
-            peer = socket.create_connection(address)
-            break
-        except ConnectionRefusedError:
-            pass
-    assert peer.recv(5) == b"hello"
-(folder / f"{rank}-{restarts}").touch()
-if restarts == 0 and rank == "1":
-    sys.exit(5)
+dist.init_process_group("gloo", init_method="env://")
+rank, restarts = dist.get_rank(), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+total = torch.tensor([1.0 + rank])
+dist.all_reduce(total)
+assert (dist.get_world_size(), total.item()) == (2, 3.0)
+(pathlib.Path(sys.argv[1]) / f"{rank}-{restarts}").touch()
+if restarts == 0 and rank == 1:
+    os._exit(5)
 if restarts == 0:
-    import signal
     signal.pause()
+dist.destroy_process_group()
 """
 
 
@@ -59,8 +52,14 @@ def script(tmp_path: Path, text: str) -> tuple[str, ...]:
 
 
 async def test_a_failed_process_restarts_the_group(
-    coordinator: Any, start_agent: StartAgent, run_generation: RunGeneration, tmp_path: Path
+    coordinator: Any,
+    start_agent: StartAgent,
+    run_generation: RunGeneration,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Of torch.distributed, which finds its own store in each generation."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     agent = start_agent(command=script(tmp_path, SCRIPT), processes_per_worker=2)
     begun = await run_generation()
     exited = await coordinator.hear(Exited)

@@ -14,7 +14,8 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from engine_cases import Case, Run, plain  # noqa: E402 - found through the path set above
+from deaths import STEPS  # noqa: E402 - found through the path set above
+from engine_cases import Case, Run, plain  # noqa: E402
 from ranks import Rank, Ranks  # noqa: E402
 
 from reknit.protocol.settings import (  # noqa: E402
@@ -152,3 +153,45 @@ def settings(tmp_path: Path) -> JobSettings:
             path=str(tmp_path / "checkpoints"), every_seconds=None, every_steps=3
         ),
     )
+
+
+@pytest.fixture
+def job(settings: JobSettings, tmp_path: Path) -> Callable[..., JobSettings]:
+    """job(name, deaths, evaluate_every=None, every_steps=None, **changes): a job of its own folder.
+
+    Without `every_steps` it writes a checkpoint at its end alone.
+    """
+
+    def make(
+        name: str,
+        *deaths: tuple[int, int, str],
+        evaluate_every: int | None = None,
+        every_steps: int | None = None,
+        norm: str = "batch",
+        hold_step: int | None = None,
+        num_clients: int | None = None,
+        **changes: Any,
+    ) -> JobSettings:
+        graves = tmp_path / f"{name}-graves"
+        graves.mkdir()
+        config = {
+            "norm": norm,
+            "hold_step": hold_step,
+            "hold_until": str(tmp_path / "go on"),
+            "steps": STEPS,
+            "deaths": deaths,
+            "graves": str(graves),
+            "evaluate_every": evaluate_every,
+            "num_clients": num_clients,
+        }
+        update = {
+            "config": config,
+            "checkpoint": CheckpointSettings(
+                path=str(tmp_path / name), every_seconds=None, every_steps=every_steps
+            ),
+            "recovery": RecoverySettings(heartbeat_seconds=0.05, copies=1),
+            **changes,
+        }
+        return settings.model_copy(update=update)
+
+    return make

@@ -14,6 +14,8 @@ from torch.nn.functional import mse_loss
 
 import reknit
 from reknit import Column, Row
+from reknit.checkpoint.files import NewFile
+from reknit.checkpoint.manifest import parse_folder_name, shard_name
 from reknit.data import Arrays
 from reknit.rank.board import Board, Moment
 from reknit.state import protection
@@ -31,7 +33,8 @@ class Config:
     poison: bool = False
     """Makes the loss infinite from `fail_step` on."""
     deaths: tuple[tuple[int, int, str], ...] = ()
-    """(rank, step, moment): that rank dies when it comes to that moment of that step."""
+    """(rank, step, moment): that rank dies when it comes to that moment of that step; WRITING: with
+    half of its part of the first checkpoint from that version on."""
     graves: str = ""
     """A folder in which each death leaves a file: nobody dies twice."""
     evaluate_every: int | None = None
@@ -139,18 +142,31 @@ def wait_for_file(file: Path) -> None:
 
 def prepare_deaths(job: reknit.Job, config: Config) -> None:
     """Lets this process kill itself at the moments that the configuration names."""
-    enter = Board.enter
+    enter, write = Board.enter, NewFile.write
 
-    def enter_or_die(board: Board, moment: Moment, step: int) -> None:
-        enter(board, moment, step)
-        for rank, at_step, at_moment in config.deaths:
-            grave = Path(config.graves) / f"{rank}-{at_step}-{at_moment}"
-            if (job.rank, step, moment.name) == (rank, at_step, at_moment) and not grave.exists():
+    def come_to(moment: str, is_due: Callable[[int], bool]) -> None:
+        for rank, step, at_moment in config.deaths:
+            grave = Path(config.graves) / f"{rank}-{step}-{at_moment}"
+            if (job.rank, moment) == (rank, at_moment) and is_due(step) and not grave.exists():
                 grave.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    def enter_or_die(board: Board, moment: Moment, step: int) -> None:
+        enter(board, moment, step)
+        come_to(moment.name, lambda at_step: at_step == step)
+
+    def write_or_die(file: NewFile, data: bytes | memoryview) -> None:
+        half = len(data) // 2
+        write(file, data[:half])
+        named = parse_folder_name(file.path.parent.name)
+        if named is not None and file.path.name == shard_name(job.rank):
+            file._file.flush()
+            come_to("WRITING", lambda version: version <= named[0])
+        write(file, data[half:])
+
     if config.deaths:
         Board.enter = enter_or_die  # type: ignore[method-assign]
+        NewFile.write = write_or_die  # type: ignore[method-assign]
 
 
 class Corruption:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,4 +14,5 @@ from reknit.rank.main import run
 
 os.environ.update(environment)  # type: ignore[name-defined]  # noqa: F821
 torch.set_num_threads(1)
+warnings.simplefilter("error")
 sys.exit(run(JobSettings.model_validate_json(settings), line))  # type: ignore[name-defined]  # noqa: F821

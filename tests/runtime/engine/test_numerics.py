@@ -1,13 +1,17 @@
 """FP32 training under every strategy against one plain process on the same global batches."""
 
+from itertools import product
+
 import pytest
 from engine_cases import Case, assemble
 
-from covering import diagonal
+from covering import diagonal, short
 from reknit.layout import Sharding
 
 FIRST_STEPS = 5
-OTHERS = ("tied", "reordered", "groups")
+MODELS = ("transformer", "tied", "reordered", "groups")
+NUMS_RANKS = (2, 4)
+ACCUMULATIONS = (1, 4)
 
 
 def relative_errors(found: list[float], expected: list[float]) -> list[float]:
@@ -28,25 +32,28 @@ def check(run_ranks, plain_run, case: Case) -> None:
     assemble([run.state for run in runs])
 
 
+def chosen() -> list[tuple[str, Sharding, int, int]]:
+    """Two cases of each sharding, with both numbers of ranks and of micro-batches."""
+    return [
+        (
+            MODELS[(2 * i + which) % 4],
+            sharding,
+            NUMS_RANKS[(which + i // 2) % 2],
+            ACCUMULATIONS[(which + (i + 1) // 2) % 2],
+        )
+        for i, sharding in enumerate(Sharding)
+        for which in range(2)
+    ]
+
+
 @pytest.mark.parametrize(
-    ("sharding", "num_ranks", "accumulation"), diagonal(Sharding, [2, 4], [1, 4])
+    ("model", "sharding", "num_ranks", "accumulation"),
+    short(product(MODELS, Sharding, NUMS_RANKS, ACCUMULATIONS), chosen()),
 )
-def test_a_transformer_trains_as_in_one_process(
-    run_ranks, plain_run, sharding, num_ranks, accumulation
+def test_models_train_as_in_one_process(
+    run_ranks, plain_run, model, sharding, num_ranks, accumulation
 ):
-    check(
-        run_ranks,
-        plain_run,
-        Case(sharding=sharding, num_ranks=num_ranks, accumulation=accumulation),
-    )
-
-
-@pytest.mark.parametrize(
-    ("model", "sharding", "spread"), diagonal(OTHERS, Sharding, [(4, 1), (2, 4)])
-)
-def test_other_models_train_as_in_one_process(run_ranks, plain_run, model, sharding, spread):
     """Tied weights and dropout; gradients in another order; parameter groups of equal size."""
-    num_ranks, accumulation = spread
     case = Case(model=model, sharding=sharding, num_ranks=num_ranks, accumulation=accumulation)
     check(run_ranks, plain_run, case)
 

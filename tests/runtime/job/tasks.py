@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class Config:
     fail_rank: int | None = None
     """The rank that raises; -1: every rank."""
     fail_step: int = 3
+    fail_depth: int = 0
+    """Modules within each other, the innermost of which raises."""
     fail_once: str | None = None
     """A file; the failure happens only as long as it does not exist."""
     is_killed: bool = False
@@ -41,6 +44,8 @@ class Config:
     wait_step: int = 1_000_000
     wait_at_end: str | None = None
     """A file; the last step waits for it to appear."""
+    helper: bool = False
+    """Whether each rank starts a process of its own."""
     full_until: str | None = None
     """A file; until it appears no other one can be written, as on a full disk."""
 
@@ -86,6 +91,21 @@ def cause_trouble(config: Config) -> None:
     raise Trouble("the user's own mistake")
 
 
+class Nested(nn.Module):
+    """Modules within each other; the innermost one causes trouble."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.inner = Nested(depth - 1) if depth else None
+
+    def forward(self, config: Config) -> None:
+        """Nothing is computed."""
+        if self.inner is None:
+            cause_trouble(config)
+        else:
+            self.inner(config)
+
+
 def fill_disk(full: bool) -> None:
     """Lets writes of this process fail, or succeed again."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -109,8 +129,10 @@ def train(job: reknit.Job, config: Config) -> None:
     )
     data = dataset(config)
     for batch in job.batches(data, steps=config.steps, epochs=config.epochs):
+        if batch.step == 0 and config.helper:
+            subprocess.Popen(["sleep", "1000"])
         if batch.step == config.fail_step and config.fail_rank in (-1, job.rank):
-            cause_trouble(config)
+            Nested(config.fail_depth)(config)
         if config.full_until is not None:
             fill_disk(not Path(config.full_until).exists())
         if batch.step >= config.wait_step:

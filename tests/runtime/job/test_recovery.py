@@ -1,13 +1,18 @@
 """Faults of whole jobs: what dies, and what the job is like afterwards."""
 
 import os
+import re
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import reknit
+import reknit_operator
 from jobruns import OWN_NURSERY, TASKS, Cli, Run, session_processes, spec, two_pods, wait_for_end
+from reknit.protocol.outcome import MAX_TERMINATION_BYTES
 
 
 @pytest.mark.parametrize("sharding", [pytest.param("None", marks=pytest.mark.long), "ZeRO2"])
@@ -50,14 +55,18 @@ def test_training_goes_on_without_operator_and_coordinator(
 
 
 def test_nothing_outlives_a_killed_run(cli: Cli, tmp_path: Path) -> None:
-    script = "import subprocess; subprocess.run(['sleep', '1000'])"
-    run = cli.start(
-        cli.manifest(
-            entrypoint={"command": ["python", "-c", script]},
-            batch=None,
-        )
-    )
-    processes = run.wait_for_process("sleep")
+    """Of the run's own processes, and of those that the user's code has started."""
+    config = {"helper": True, "wait_for": str(tmp_path / "never"), "wait_step": 2}
+    run = cli.start(cli.manifest(**spec("None", **config)), **OWN_NURSERY)
+    run.wait_for_log("*-worker-0.log", "a parked process is warm")
+    processes = session_processes(run.process.pid)
+    kinds = Counter(process.title for process in processes)
+    assert kinds["nursery"] == kinds["forkserver"] == 1
+    assert kinds["rank"] == 3, "two ranks, and a parked process"
+    assert kinds["sleep"] == 2
+    commands = " ".join(process.command for process in processes)
+    for program in ("reknit.agent", "reknit.coordinator", "local.operator", "watchdog.py"):
+        assert program in commands
     run.process.kill()
     wait_for_end(processes)
 
@@ -83,27 +92,36 @@ def test_an_interrupted_run_resumes_under_another_layout(
         assert second.losses()[step] == pytest.approx(loss, rel=1e-4)
 
 
-def last_lines(run: Run, number: int) -> list[str]:
-    return (run.output + run.errors).rstrip().splitlines()[-number:]
+def assert_the_users_traceback_is_last(run: Run, *, depth: int) -> None:
+    """Whole, with nothing of ours in it or after it."""
+    assert run.process.returncode == 1
+    shown, head, frames = (run.output + run.errors).rpartition("Traceback (most recent call last):")
+    assert shown and head
+    files = re.findall(r'^  File "(.+)", line \d+, in (\w+)$', frames, re.MULTILINE)
+    own = [name for file, name in files if Path(file).name == "tasks.py"]
+    assert own == ["train", *["forward"] * depth, "cause_trouble"]
+    ours = [Path(package.__file__).parent for package in (reknit, reknit_operator)]
+    assert not any(Path(file).is_relative_to(folder) for file, _ in files for folder in ours)
+    assert frames.endswith("\ntasks.Trouble: the user's own mistake\n")
+    assert "..." not in frames
 
 
 def test_an_error_on_every_rank_ends_the_job_with_the_users_traceback_last(cli: Cli) -> None:
-    run = cli.run(cli.manifest(**spec("None", fail_rank=-1)))
-    assert run.process.returncode == 1
-    shown, _, traceback = (run.output + run.errors).rpartition(
-        "Traceback (most recent call last):\n"
-    )
-    assert shown
-    assert traceback.endswith("\ntasks.Trouble: the user's own mistake\n")
-    assert traceback.count("File ") == traceback.count("tasks.py") == 2
+    """Of nested modules, which is longer than the last words of a pod can be."""
+    run = cli.run(cli.manifest(**spec("None", fail_rank=-1, fail_depth=12)))
+    assert_the_users_traceback_is_last(run, depth=13)
+    assert len(run.errors) > MAX_TERMINATION_BYTES
     assert len(run.events("GenerationBegun")) == 1
 
 
 def test_an_error_on_one_rank_ends_the_job_after_one_redo(cli: Cli) -> None:
     run = cli.run(cli.manifest(**spec("None", fail_rank=1)))
-    assert run.process.returncode == 1
-    assert last_lines(run, 1) == ["tasks.Trouble: the user's own mistake"]
+    assert_the_users_traceback_is_last(run, depth=1)
     assert len(run.events("GenerationBegun")) == 2
+    # The step that failed was taken up twice, and no other one.
+    assert [event["rank"] for event in run.events("RankExited")] == [1, 1]
+    assert [event["step"] for event in run.events("Resumed")] == [0, 3]
+    assert [record["step"] for record in run.steps()] == [1, 2, 3]
 
 
 def test_an_error_that_does_not_repeat_is_survived(cli: Cli, tmp_path: Path) -> None:
