@@ -438,7 +438,8 @@ def test_a_dry_run_that_dies_is_told_after_its_last_words(reknit: Reknit, manife
     )
     ended = reknit("validate", manifest)
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err == "last words\nthe dry run of tiny:train ended with signal 9\n"
+    sentence = f"{manifest}: the dry run of tiny:train ended with signal 9"
+    assert ended.err == f"last words\n{sentence}\n"
 
 
 def test_a_dry_run_that_dies_silently_has_failed_too() -> None:
