@@ -33,8 +33,8 @@ class Config:
     poison: bool = False
     """Makes the loss infinite from `fail_step` on."""
     deaths: tuple[tuple[int, int, str], ...] = ()
-    """(rank, step, moment): that rank dies when it comes to that moment of that step; WRITING: with
-    half of its part of the first checkpoint from that version on."""
+    """(rank, step, moment): that rank dies when it comes to that moment of that step; WRITING:
+    within the first write to its file of the first checkpoint from that version on."""
     graves: str = ""
     """A folder in which each death leaves a file: nobody dies twice."""
     evaluate_every: int | None = None

@@ -18,7 +18,7 @@ from reknit.protocol.settings import RecoverySettings
 def test_a_rank_killed_while_a_checkpoint_is_written_costs_no_bit(
     ranks: Ranks, job, tmp_path, sharding
 ) -> None:
-    """In the background with half of a file, and where all ranks wait for the last checkpoint."""
+    """In the background within a write to its file, and where all wait for the last checkpoint."""
     deaths = [(2, 3, "WRITING"), (0, 6, "WRITING"), (1, 12, "CHECKPOINT")]
     check_deaths(ranks, job, tmp_path, deaths, sharding=sharding, every_steps=3)
     folders = checkpoint_folders(tmp_path / "broken")
