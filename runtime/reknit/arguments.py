@@ -91,6 +91,7 @@ def check_loss_value(value: Any) -> torch.Tensor:
 
 
 def _article(value: object) -> str:
-    """`an Adam`, `a DataLoader`."""
+    """`an Adam`, `a DataLoader`, `an MSELoss`, whose first letter is said by its name."""
     name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    is_spelt = name[:2].isupper() and name[0] in "FHLMNRSX"
+    return f"{'an' if is_spelt or name[0].lower() in 'aeiou' else 'a'} {name}"

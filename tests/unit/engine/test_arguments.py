@@ -54,7 +54,7 @@ ENGINE = {
     "one of torch's losses": (
         {"loss": nn.MSELoss()},
         "loss is called as loss(model, micro_batch), e.g. "
-        "loss=lambda model, batch: mse_loss(model(batch[0]), batch[1]), which a MSELoss is not "
+        "loss=lambda model, batch: mse_loss(model(batch[0]), batch[1]), which an MSELoss is not "
         "made for",
     ),
     "nothing to clip to": ({"clip_grad_norm": -1.0}, "clip_grad_norm must be positive, not -1.0"),
