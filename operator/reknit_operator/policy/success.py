@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from reknit.protocol.outcome import ExitClass
-from reknit_operator.constants import CONCLUDING_PATIENCE, Reason, Role
+from reknit_operator.constants import CONCLUDING_PATIENCE, Reason
 from reknit_operator.policy.outcome import Outcome, concluded
 from reknit_operator.reconcile.observed import Pod, PodPhase
 
@@ -35,5 +35,5 @@ def succeeded(workers: Sequence[Pod], now: datetime) -> Outcome | datetime | Non
 
 
 def _takes_part(pod: Pod) -> bool:
-    """Whether it has something to hear of; a spare pod without a node never has."""
-    return not pod.ended and not (pod.role == Role.SPARE and pod.phase is PodPhase.PENDING)
+    """Whether it has something to hear of; a pod that has not started never has."""
+    return not pod.ended and pod.phase is not PodPhase.PENDING

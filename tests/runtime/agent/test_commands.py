@@ -27,7 +27,7 @@ from reknit.protocol.settings import Framework
 StartAgent: TypeAlias = Callable[..., Any]
 RunGeneration: TypeAlias = Callable[..., Awaitable[Begin]]
 
-SCRIPT = """
+TORCH_SCRIPT = """
 import os, pathlib, signal, sys
 import torch
 import torch.distributed as dist
@@ -46,21 +46,51 @@ dist.destroy_process_group()
 """
 
 
+SCRIPT = """
+import os, pathlib, socket, sys
+
+rank, restarts = os.environ["RANK"], int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+folder = pathlib.Path(sys.argv[1])
+if rank == "0":
+    with socket.create_server(("", address[1])) as server:
+        peer, _ = server.accept()
+        peer.sendall(b"hello")
+else:
+    while True:
+        try:
+            peer = socket.create_connection(address)
+            break
+        except ConnectionRefusedError:
+            pass
+    assert peer.recv(5) == b"hello"
+(folder / f"{rank}-{restarts}").touch()
+if restarts == 0 and rank == "1":
+    sys.exit(5)
+if restarts == 0:
+    import signal
+    signal.pause()
+"""
+
+
 def script(tmp_path: Path, text: str) -> tuple[str, ...]:
     (tmp_path / "script.py").write_text(text)
     return (sys.executable, str(tmp_path / "script.py"), str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "text", [SCRIPT, pytest.param(TORCH_SCRIPT, marks=pytest.mark.long)], ids=["sockets", "torch"]
+)
 async def test_a_failed_process_restarts_the_group(
     coordinator: Any,
     start_agent: StartAgent,
     run_generation: RunGeneration,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    text: str,
 ) -> None:
-    """Of torch.distributed, which finds its own store in each generation."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    agent = start_agent(command=script(tmp_path, SCRIPT), processes_per_worker=2)
+    agent = start_agent(command=script(tmp_path, text), processes_per_worker=2)
     begun = await run_generation()
     exited = await coordinator.hear(Exited)
     assert (exited.rank, exited.exit.exit_code) == (1, 5)

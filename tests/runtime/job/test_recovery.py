@@ -11,7 +11,7 @@ import pytest
 
 import reknit
 import reknit_operator
-from jobruns import OWN_NURSERY, TASKS, Cli, Run, session_processes, spec, two_pods, wait_for_end
+from jobruns import OWN_NURSERY, Cli, Run, session_processes, spec, two_pods, wait_for_end
 from reknit.protocol.outcome import MAX_TERMINATION_BYTES
 
 
@@ -20,8 +20,11 @@ def test_a_killed_rank_leaves_no_trace_in_losses_and_weights(
     cli: Cli, undisturbed: Callable[..., Run], sharding: str, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    manifest = cli.manifest(**two_pods(sharding, wait_for=str(gate), wait_step=8))
-    disturbed = cli.start(manifest, "--kill", "1@7")
+    kill = {"fail_rank": 1, "fail_step": 7, "fail_once": str(tmp_path / "killed")}
+    manifest = cli.manifest(
+        **two_pods(sharding, wait_for=str(gate), wait_step=8, is_killed=True, **kill)
+    )
+    disturbed = cli.start(manifest)
     disturbed.wait_for_events("RankExited")
     gate.touch()
     assert disturbed.finish() == 0, disturbed.output
@@ -209,22 +212,19 @@ def test_a_pod_whose_agent_is_heard_again_too_late_does_no_harm(
 def test_a_smaller_world_goes_on_when_the_pod_of_half_of_it_is_gone(
     cli: Cli, tmp_path: Path
 ) -> None:
-    gate, late = tmp_path / "gate", tmp_path / "late"
-    late.mkdir()
-    # The replacement does not come up as long as the job runs.
-    (late / "sitecustomize.py").write_text(
-        "import os, signal\n"
-        "if os.environ.get('REKNIT_POD_NAME') == 'task-worker-1-1':\n"
-        "    signal.pause()\n"
-    )
+    gate = tmp_path / "gate"
     content = spec("None", wait_for=str(gate), wait_step=6)
     content["recovery"] = {"onLoss": "Shrink"}
     content["workers"] = {"replicas": 2, "processesPerReplica": 1, "minReplicas": 1}
-    run = cli.start(cli.manifest(**content), PYTHONPATH=f"{late}:{TASKS}", **OWN_NURSERY)
+    # The replacement does not come up as long as the job runs.
+    run = cli.start(cli.manifest(**content), REKNIT_HELD_POD="task-worker-1-1")
     run.wait_for_step(6)
     os.kill(agent_of(run, "task-worker-1"), signal.SIGKILL)
-    run.wait_for_events("GenerationBegun", 2)
     gate.touch()
+    run.wait_for_events("Concluded")
+    os.kill(agent_of(run, "task-worker-1-1"), signal.SIGKILL)
     assert run.finish() == 0, run.output + run.errors
     assert [event["figures"]["ranks"] for event in run.events("GenerationBegun")] == [2, 1]
+    [_, resumed] = run.events("Resumed")
+    assert (resumed["detail"], resumed["figures"]["redone_steps"]) == ("memory", 0)
     assert sorted(run.losses()) == list(range(1, 13))
