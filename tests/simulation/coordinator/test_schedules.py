@@ -225,6 +225,7 @@ def test_a_pod_that_is_told_to_leave_costs_no_step(
     st.floats(0.001, 0.3),
     SIZES,
 )
+@example(0, [(3.0, "kill rank", 0), (3.25, "freeze rank", 0)], 0.25, (2, 2))
 def test_no_step_is_lost_while_a_rank_that_holds_it_is_well(
     world, fault, seed, schedule, max_delay, size
 ) -> None:

@@ -34,9 +34,11 @@ def test_success_needs_the_word_of_an_agent(make_worker, now):
 
 
 @pytest.mark.parametrize(("phase", "waits"), [(PodPhase.PENDING, False), (PodPhase.RUNNING, True)])
-def test_a_spare_that_never_ran_holds_up_no_success(finished, make_spare, now, phase, waits):
-    spare = make_spare(phase=phase)
-    assert isinstance(succeeded([finished(0), spare], now), datetime) == waits
+def test_a_pod_that_never_ran_holds_up_no_success(
+    finished, make_spare, make_worker, now, phase, waits
+):
+    for late in (make_spare(phase=phase), make_worker(1, phase=phase)):
+        assert isinstance(succeeded([finished(0), late], now), datetime) == waits
 
 
 def test_success_when_all_have_left(finished, now):

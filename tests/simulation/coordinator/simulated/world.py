@@ -63,6 +63,8 @@ class World(Training):
             is_replicated=is_replicated,
             replacement_wait=timedelta(seconds=4),
             hang_after=timedelta(seconds=hang_after),
+            # As in reality, silence is noticed before a phase has lasted too long.
+            loading_silence=timedelta(seconds=6),
             phase_limit=timedelta(seconds=12),
         )
         self.agents: list[Agent] = []
