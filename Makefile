@@ -5,8 +5,7 @@ BIN := .venv/bin
 UV := UV_CACHE_DIR=$(UV_CACHE) .bootstrap/venv/bin/uv
 STAMP := .venv/.installed
 ENV := OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu
-# A test process per core, and one more for the time that the others wait.
-PARALLEL := -n $(shell expr `nproc` + 1) --dist worksteal
+PARALLEL := -n auto --dist worksteal
 PIN := pip compile --quiet --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 KIND_CLUSTER := reknit
