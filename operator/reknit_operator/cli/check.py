@@ -11,7 +11,7 @@ from reknit.protocol.settings import JobSettings
 from reknit_operator.api.types import DistributedTrainingJob
 from reknit_operator.cli.cautions import idle_work, missing_program, missing_script
 from reknit_operator.cli.dryrun import inspect_function
-from reknit_operator.cli.manifests import local_settings, misdirected, read_job
+from reknit_operator.cli.manifests import local_settings, misdirected, read_job, with_config
 from reknit_operator.cli.refusal import Refusal
 from reknit_operator.planning.plan import Plan, cut_obstacle, make_plan, obstacle
 
@@ -50,8 +50,8 @@ def check(
     Raises:
         Refusal: it cannot run.
     """
-    given = read_job(file).spec.entrypoint.config
-    job = read_job(file, assignments)
+    written = read_job(file)
+    job = with_config(written, assignments)
     if job.spec.entrypoint.command is not None and assignments:
         raise Refusal(["--set: a command gets no config, write its arguments into the manifest"])
     settings = local_settings(job, run_dir or file.parent / _NOWHERE)
@@ -71,7 +71,7 @@ def check(
             raise Refusal([f"{file}: spec.parallelism.{axis}: {reason}"])
     # A config without a type takes whatever it is given.
     config_fields = inspection.config_fields if inspection else ()
-    if problems := list(misdirected(assignments, given, config_fields)):
+    if problems := list(misdirected(assignments, written.spec.entrypoint.config, config_fields)):
         raise Refusal(problems)
     only_local = run_dir is None and job.spec.checkpoint.volume is None
     plan = make_plan(settings, inspection, only_local=only_local)

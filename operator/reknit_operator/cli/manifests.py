@@ -31,8 +31,15 @@ def read_job(file: Path, assignments: Sequence[str] = ()) -> DistributedTraining
         job = load_manifest(text)
     except ManifestError as error:
         raise Refusal([f"{file}: {problem}" for problem in error.problems]) from None
-    if not assignments:
-        return job
+    return with_config(job, assignments)
+
+
+def with_config(job: DistributedTrainingJob, assignments: Sequence[str]) -> DistributedTrainingJob:
+    """The job with its config changed by `assignments`.
+
+    Raises:
+        Refusal: an assignment is wrong.
+    """
     config = dict(job.spec.entrypoint.config)
     for assignment in assignments:
         assign(config, assignment)
